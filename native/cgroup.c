@@ -1,0 +1,152 @@
+/* cgroups, without knowing which controller does what: the supervisor names every file, value and counter. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "sys.h"
+
+void cell_path(const struct cell *cell, char *path)
+{
+	(void)snprintf(path, CGROUP_PATH, "s%u", cell->number);
+}
+
+void task_path(const struct task *task, char *path)
+{
+	(void)snprintf(path, CGROUP_PATH, "s%u/e%u", task->cell->number, task->number);
+}
+
+static bool used(const struct launcher *launcher, uint32_t hierarchies, uint32_t index, bool execution)
+{
+	return (hierarchies >> index & 1) && (!execution || launcher->hierarchies[index].per_execution);
+}
+
+int cgroup_make(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution, struct failure *failure)
+{
+	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
+		if (used(launcher, hierarchies, i, execution) && mkdirat(launcher->hierarchies[i].base, path, 0755) < 0)
+			return fail(failure, STAGE_CGROUP, (int)i);
+	return 0;
+}
+
+int cgroup_write(struct launcher *launcher, uint32_t hierarchies, const char *path, const struct write *writes,
+                 uint32_t count, struct failure *failure)
+{
+	char file[CGROUP_PATH + 128];
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct write *write = &writes[i];
+		if (write->hierarchy >= launcher->hierarchy_count || !(hierarchies >> write->hierarchy & 1)) {
+			errno = EPROTO;
+			return fail(failure, STAGE_LIMIT, (int)i);
+		}
+		(void)snprintf(file, sizeof file, "%s/%s", path, write->file);
+		if (write_file_at(launcher->hierarchies[write->hierarchy].base, file, write->value) < 0)
+			return fail(failure, STAGE_LIMIT, (int)i);
+	}
+	return 0;
+}
+
+void close_joins(int *joins)
+{
+	for (uint32_t i = 0; i < MAX_HIERARCHIES; i++)
+		drop_fd(&joins[i]);
+}
+
+/* The child writes itself in: the kernel looks at who opened cgroup.procs, and the stall of some milliseconds that a
+ * move costs after a pause (cgroup_threadgroup_rwsem, an RCU grace period) is the child's, not the launcher's. */
+int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *joins,
+                      struct failure *failure)
+{
+	char file[CGROUP_PATH + 16];
+
+	for (uint32_t i = 0; i < MAX_HIERARCHIES; i++)
+		joins[i] = -1;
+	for (uint32_t i = 0; i < launcher->hierarchy_count; i++) {
+		const struct hierarchy *hierarchy = &launcher->hierarchies[i];
+		if (!(hierarchies >> i & 1) || hierarchy->born_inside)
+			continue;
+		(void)snprintf(file, sizeof file, "%s/cgroup.procs", task && hierarchy->per_execution ? task : cell);
+		joins[i] = openat(hierarchy->base, file, O_WRONLY | O_CLOEXEC);
+		if (joins[i] < 0) {
+			(void)fail(failure, STAGE_CGROUP, (int)i);
+			close_joins(joins);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static const struct hierarchy *version_2(const struct launcher *launcher, uint32_t hierarchies)
+{
+	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
+		if ((hierarchies >> i & 1) && launcher->hierarchies[i].born_inside)
+			return &launcher->hierarchies[i];
+	return NULL;
+}
+
+int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path)
+{
+	const struct hierarchy *hierarchy = version_2(launcher, hierarchies);
+	return hierarchy ? openat(hierarchy->base, path, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+}
+
+bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path)
+{
+	const struct hierarchy *hierarchy = version_2(launcher, hierarchies);
+	char file[CGROUP_PATH + 16];
+
+	if (!hierarchy)
+		return false;
+	(void)snprintf(file, sizeof file, "%s/cgroup.kill", path);
+	return write_file_at(hierarchy->base, file, "1") == 0;
+}
+
+/* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events
+ * would be later, it is held back for up to 15 ms. */
+bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution)
+{
+	bool gone = true;
+
+	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
+		if (used(launcher, hierarchies, i, execution)
+		    && unlinkat(launcher->hierarchies[i].base, path, AT_REMOVEDIR) < 0 && errno != ENOENT)
+			gone = false;
+	return gone;
+}
+
+static uint64_t find_number(const char *text, const char *key)
+{
+	size_t length = strlen(key);
+
+	if (!length)
+		return strtoull(text, NULL, 10);
+	/* "key N" on a line of its own, or the sum of "key=N" over the lines of io.stat and of "8:0 Read N" in blkio */
+	uint64_t sum = 0;
+	bool found = false;
+	for (const char *at = text; (at = strstr(at, key)); at += length) {
+		char before = at == text ? '\n' : at[-1];
+		if ((before == '\n' || before == ' ') && (at[length] == ' ' || at[length] == '=')) {
+			sum += strtoull(at + length + 1, NULL, 10);
+			found = true;
+		}
+	}
+	return found ? sum : UINT64_MAX;
+}
+
+uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
+                      const char *task)
+{
+	char file[CGROUP_PATH + 128], text[4096];
+
+	if (!(hierarchies >> counter->hierarchy & 1))
+		return UINT64_MAX;
+	(void)snprintf(file, sizeof file, "%s/%s", counter->of_execution ? task : cell, counter->file);
+	if (read_file_at(launcher->hierarchies[counter->hierarchy].base, file, text, sizeof text) <= 0)
+		return UINT64_MAX;
+	return find_number(text, counter->key);
+}

@@ -1,0 +1,206 @@
+/* The socket to the supervisor. Nothing here may wait: a supervisor that is busy must not delay a kill. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "sys.h"
+
+int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control = { 0 };
+	struct iovec data = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = size };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+
+	if (passed_count) {
+		message.msg_control = control.space;
+		message.msg_controllen = CMSG_SPACE(passed_count * sizeof(int));
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(passed_count * sizeof(int));
+		memcpy(CMSG_DATA(header), passed, passed_count * sizeof(int));
+	}
+	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
+}
+
+ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control;
+	struct iovec data = { .iov_base = buffer, .iov_len = size };
+	struct msghdr message = {
+		.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space,
+	};
+
+	*passed_count = 0;
+	ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	if (length < 0)
+		return -1;
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (size_t i = 0; i < count; i++) {
+			int one;
+			memcpy(&one, CMSG_DATA(header) + i * sizeof(int), sizeof one);
+			if (*passed_count < passed_max)
+				passed[(*passed_count)++] = one;
+			else
+				drop_fd(&one);
+		}
+	}
+	if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+		while (*passed_count)
+			drop_fd(&passed[--*passed_count]);
+		errno = EMSGSIZE;
+		return -1;
+	}
+	return length;
+}
+
+void flush_outgoing(struct launcher *launcher)
+{
+	while (launcher->outgoing_first) {
+		struct outgoing *first = launcher->outgoing_first;
+		if (send_packet(launcher->supervisor.fd, &first->record, sizeof first->record, first->fds, first->fd_count) < 0
+		    && (errno == EAGAIN || errno == ENOBUFS))
+			return;
+		/* any other error: the supervisor is gone, and end of file on the socket will say so */
+		launcher->outgoing_first = first->next;
+		if (!first->next)
+			launcher->outgoing_last = NULL;
+		for (unsigned i = 0; i < first->fd_count; i++)
+			drop_fd(&first->fds[i]);
+		free(first);
+	}
+}
+
+void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
+{
+	if (!launcher->outgoing_first
+	    && (send_packet(launcher->supervisor.fd, record, sizeof *record, fds, fd_count) == 0
+	        || (errno != EAGAIN && errno != ENOBUFS)))
+		return;
+	struct outgoing *later = calloc(1, sizeof *later);
+	if (!later)
+		abort(); /* a record lost would leave the supervisor waiting for ever; death is noticed */
+	later->record = *record;
+	for (unsigned i = 0; i < fd_count; i++)
+		later->fds[later->fd_count++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	if (launcher->outgoing_last)
+		launcher->outgoing_last->next = later;
+	else
+		launcher->outgoing_first = later;
+	launcher->outgoing_last = later;
+}
+
+void tell_done(struct launcher *launcher, enum down_type of, uint32_t id)
+{
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = id }, NULL, 0);
+}
+
+void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, const struct failure *failure)
+{
+	struct up record = {
+		.type = UP_FAILED, .of = of, .id = id,
+		.stage = failure->stage, .error = failure->error, .index = failure->index,
+	};
+	tell(launcher, &record, NULL, 0);
+}
+
+static void refuse(struct launcher *launcher, const struct down *down)
+{
+	errno = EPROTO;
+	struct failure failure;
+	(void)fail(&failure, STAGE_PROTOCOL, 0);
+	tell_failed(launcher, (enum down_type)down->type, down->id, &failure);
+}
+
+static void obey(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
+                 unsigned fd_count)
+{
+	switch ((enum down_type)down->type) {
+	case DOWN_TEMPLATE:
+		template_make(launcher, down->id, payload, fds, fd_count);
+		return;
+	case DOWN_FORGET:
+		template_forget(launcher, down->id);
+		return;
+	case DOWN_CREATE:
+		cell_create(launcher, down->id, down->parent);
+		return;
+	case DOWN_DESTROY:
+		cell_destroy(launcher, down->id);
+		return;
+	case DOWN_EXEC:
+		task_execute(launcher, down, payload, fds, fd_count);
+		return;
+	case DOWN_KILL:
+		task_kill_id(launcher, down->id, (enum kill_reason)down->flags);
+		return;
+	case DOWN_FREEZE:
+		cell_freeze(launcher, down->id);
+		return;
+	case DOWN_THAW:
+		cell_thaw(launcher, down->id);
+		return;
+	case DOWN_RESTART:
+		cell_restart(launcher, down->id);
+		return;
+	case DOWN_SETUP: /* came before the loop; a second one is refused */
+		break;
+	}
+	refuse(launcher, down);
+}
+
+static void receive_message(struct launcher *launcher)
+{
+	static char packet[sizeof(struct down) + INLINE_PAYLOAD]; /* too large for the stack, and there is one loop */
+	int fds[MAX_FDS];
+	unsigned fd_count;
+	ssize_t length = receive_packet(launcher->supervisor.fd, packet, sizeof packet, fds, MAX_FDS, &fd_count);
+
+	if (length < 0)
+		return;
+	if (length == 0) {
+		launcher->over = true;
+		return;
+	}
+	struct down down = { 0 };
+	struct payload payload = { .memfd = -1 };
+	int memfd = -1;
+	if ((size_t)length >= sizeof down)
+		memcpy(&down, packet, sizeof down);
+	if (down.payload_size > INLINE_PAYLOAD && fd_count)
+		memfd = fds[--fd_count];
+	if ((size_t)length < sizeof down
+	    || payload_open(&payload, packet + sizeof down, (size_t)length - sizeof down, memfd, down.payload_size) < 0)
+		refuse(launcher, &down);
+	else
+		obey(launcher, &down, &payload, fds, fd_count);
+	payload_close(&payload); /* a template has taken it over, and left it empty */
+	drop_fd(&memfd);
+	for (unsigned i = 0; i < fd_count; i++)
+		drop_fd(&fds[i]);
+}
+
+void channel_ready(struct launcher *launcher, struct source *source, uint32_t events)
+{
+	(void)source;
+	if (events & EPOLLOUT)
+		flush_outgoing(launcher);
+	if (events & EPOLLIN)
+		receive_message(launcher);
+	else if (events & (EPOLLHUP | EPOLLERR))
+		launcher->over = true;
+}

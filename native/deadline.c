@@ -1,0 +1,68 @@
+/* Wall clock and CPU time of executions. The clocks of a frozen cell stand still. */
+#define _GNU_SOURCE
+#include "launcher.h"
+#include "sys.h"
+
+enum { SLOT_CPU_US = 0, CPU_CHECK_MIN_NS = 2000000 };
+
+static bool runs(const struct task *task)
+{
+	return task->id && !task->reaped && !task->killed && !task->cell->frozen_at;
+}
+
+uint64_t task_cpu_us(struct launcher *launcher, const struct task *task)
+{
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+
+	cell_path(task->cell, cell_at);
+	task_path(task, at);
+	for (uint32_t i = 0; i < launcher->counter_count; i++)
+		if (launcher->counters[i].slot == SLOT_CPU_US)
+			return cgroup_count(launcher, task->cell->template->hierarchies, &launcher->counters[i], cell_at, at);
+	return UINT64_MAX;
+}
+
+/* No event tells of CPU time used up by a cgroup. It is read when it could first have been: what is left, at the
+ * highest rate at which the cell can use it. */
+static void check_cpu(struct launcher *launcher, struct task *task, uint64_t now)
+{
+	uint64_t used = task_cpu_us(launcher, task);
+
+	if (used == UINT64_MAX) { /* no cgroups: the supervisor samples, RLIMIT_CPU bounds each process */
+		task->cpu_check_at = 0;
+		return;
+	}
+	if (used >= task->cpu_limit_us) {
+		task_kill(launcher, task, REASON_CPU_TIME);
+		return;
+	}
+	uint64_t wait_ns = (task->cpu_limit_us - used) * 1000000u / task->cpu_rate_milli;
+	task->cpu_check_at = now + (wait_ns > CPU_CHECK_MIN_NS ? wait_ns : CPU_CHECK_MIN_NS);
+}
+
+void deadlines_check(struct launcher *launcher, uint64_t now)
+{
+	for (struct task *task = launcher->tasks; task; task = task->next) {
+		if (!runs(task))
+			continue;
+		if (task->cpu_check_at && now >= task->cpu_check_at)
+			check_cpu(launcher, task, now);
+		if (runs(task) && task->wall_deadline && now >= task->wall_deadline)
+			task_kill(launcher, task, REASON_WALL_TIME);
+	}
+}
+
+uint64_t deadlines_next(const struct launcher *launcher)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (const struct task *task = launcher->tasks; task; task = task->next) {
+		if (!runs(task))
+			continue;
+		if (task->wall_deadline && task->wall_deadline < next)
+			next = task->wall_deadline;
+		if (task->cpu_check_at && task->cpu_check_at < next)
+			next = task->cpu_check_at;
+	}
+	return next;
+}

@@ -1,0 +1,258 @@
+/* The way of a process from its clone to the program's first instruction. Nothing is allocated here, and whatever fails
+ * is told to the launcher in one message: the program runs with everything, or not at all. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "sys.h"
+
+enum { CONTROL = 3, OWN_FD_MAX = 4 };
+
+struct order {
+	struct reader rest;     /* behind what the launcher has read */
+	int stdio[3];
+};
+
+static _Noreturn void give_up(const struct failure *failure)
+{
+	struct child_message message = { .word = CHILD_FAILED, .failure = *failure };
+	(void)send_packet(CONTROL, &message, sizeof message, NULL, 0); /* no launcher, no one to tell */
+	_exit(127);
+}
+
+static int join_cell(const struct entrance *entrance, struct failure *failure)
+{
+	int pidfd = entrance->cell->pidfd;
+
+	if (join_cgroups(entrance->joins, failure) < 0)
+		return -1;
+	/* Where the host itself runs out of memory, it should take programs first. Raising needs no privilege, proc(5). */
+	if (write_file_at(entrance->proc, "self/oom_score_adj", "500") < 0)
+		return fail(failure, STAGE_NAMESPACE, 0);
+	if (setns(pidfd, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
+		return fail(failure, STAGE_NAMESPACE, 1);
+	if (unshare(CLONE_NEWCGROUP) < 0)
+		return fail(failure, STAGE_NAMESPACE, 2);
+	if (setns(pidfd, CLONE_NEWUSER) < 0)
+		return fail(failure, STAGE_NAMESPACE, 3);
+	return empty_bounding_set(failure);
+}
+
+/* Leaves 0, 1, 2 (the null device) and CONTROL open. */
+static int keep_control(int control, struct failure *failure)
+{
+	if (control != CONTROL && dup3(control, CONTROL, O_CLOEXEC) < 0)
+		return fail(failure, STAGE_STDIO, 0);
+	if (sys_close_range(CONTROL + 1, ~0u, 0) < 0)
+		return fail(failure, STAGE_STDIO, 1);
+	return 0;
+}
+
+static void skip_launchers_part(struct reader *reader)
+{
+	for (int i = 0; i < 3; i++)
+		(void)read_u64(reader);
+	uint32_t writes = read_count(reader, 14);
+	for (uint32_t i = 0; i < writes; i++) {
+		(void)read_u32(reader);
+		(void)read_string(reader);
+		(void)read_string(reader);
+	}
+}
+
+/* Parked: waits for what to run. The launcher's end of file means that it will not come. */
+static int receive_order(struct order *order, struct failure *failure)
+{
+	static char packet[sizeof(struct down) + INLINE_PAYLOAD];
+	struct down down;
+	int fds[OWN_FD_MAX];
+	unsigned fd_count;
+	ssize_t length = receive_packet(CONTROL, packet, sizeof packet, fds, OWN_FD_MAX, &fd_count);
+
+	if (length == 0)
+		_exit(0);
+	if (length < (ssize_t)sizeof down || fd_count < 3)
+		return fail(failure, STAGE_PROTOCOL, 2);
+	memcpy(&down, packet, sizeof down);
+	memcpy(order->stdio, fds, sizeof order->stdio);
+	const char *bytes = packet + sizeof down;
+	if (fd_count == 4) {
+		bytes = mmap(NULL, down.payload_size, PROT_READ, MAP_PRIVATE, fds[3], 0);
+		if (bytes == MAP_FAILED)
+			return fail(failure, STAGE_PROTOCOL, 3);
+	}
+	order->rest = (struct reader){ .at = bytes, .end = bytes + down.payload_size };
+	skip_launchers_part(&order->rest);
+	return order->rest.bad ? fail(failure, STAGE_PROTOCOL, 4) : 0;
+}
+
+/* Without a cgroup to kill by, a pid namespace of its own does it: this process is its init, and takes all with it. */
+static void fork_from_init(struct failure *failure)
+{
+	struct child_message message = { .word = CHILD_EXITED };
+	long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+
+	if (pid < 0) {
+		(void)fail(failure, STAGE_CLONE, 4);
+		give_up(failure);
+	}
+	if (pid == 0)
+		return;
+	(void)sys_close_range(0, 2, 0);
+	(void)sys_close_range(CONTROL + 1, ~0u, 0);
+	for (;;) {
+		int status;
+		struct rusage usage;
+		pid_t ended = wait4(-1, &status, 0, &usage);
+		if (ended == (pid_t)pid) {
+			message.wait_status = status;
+			message.usage = usage;
+			(void)send_packet(CONTROL, &message, sizeof message, NULL, 0);
+			_exit(0);
+		}
+		if (ended < 0 && errno != EINTR)
+			_exit(1);
+	}
+}
+
+static int take_stdio(const int *stdio, struct failure *failure)
+{
+	for (int i = 0; i < 3; i++)
+		if (dup2(stdio[i], i) < 0)
+			return fail(failure, STAGE_STDIO, 2 + i);
+	return 0;
+}
+
+static int set_rlimits(struct reader *reader, struct failure *failure)
+{
+	uint32_t count = read_count(reader, 20);
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t resource = read_u32(reader);
+		struct rlimit limit = { .rlim_cur = read_u64(reader) };
+		limit.rlim_max = read_u64(reader);
+		if (setrlimit((int)resource, &limit) < 0)
+			return fail(failure, STAGE_RLIMIT, (int)resource);
+	}
+	return 0;
+}
+
+/* `count` strings as execve(2) wants them, NULL at the end; the array is a mapping, and goes with the exec. */
+static char **read_strings(struct reader *reader)
+{
+	uint32_t count = read_count(reader, 5);
+	char **strings = mmap(NULL, ((size_t)count + 1) * sizeof *strings, PROT_READ | PROT_WRITE,
+	                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (strings == MAP_FAILED) {
+		reader->bad = true;
+		return NULL;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		strings[i] = (char *)(uintptr_t)read_string(reader);
+	return strings;
+}
+
+static int load_filter(const struct template *template, struct failure *failure)
+{
+	struct child_message message = { .word = CHILD_LISTENER };
+
+	if (!template->filter.len)
+		return 0;
+	unsigned flags = template->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &template->filter);
+	if (listener < 0)
+		return fail(failure, STAGE_FILTER, 0);
+	if (template->filter_notifies && send_packet(CONTROL, &message, sizeof message, &listener, 1) < 0)
+		return fail(failure, STAGE_FILTER, 1);
+	return 0;
+}
+
+/* execvp(3)'s search, in the sandbox's own PATH, and without its detour through a shell. */
+static int execute(const char *search, char **argv, char **envp, struct failure *failure)
+{
+	const char *name = argv[0];
+	char path[4096];
+	bool denied = false;
+
+	if (strchr(name, '/')) {
+		(void)execve(name, argv, envp);
+		return fail(failure, STAGE_EXEC, 0);
+	}
+	errno = ENOENT;
+	for (const char *at = search; *name && *at;) {
+		size_t length = strcspn(at, ":");
+		if (length && length + strlen(name) + 2 <= sizeof path) {
+			memcpy(path, at, length);
+			path[length] = '/';
+			strcpy(path + length + 1, name);
+			(void)execve(path, argv, envp);
+			if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+				return fail(failure, STAGE_EXEC, 0);
+			denied |= errno == EACCES;
+		}
+		at += length + (at[length] == ':');
+	}
+	errno = denied ? EACCES : ENOENT;
+	return fail(failure, STAGE_EXEC, 0);
+}
+
+static int become_program(const struct template *template, struct order *order, struct failure *failure)
+{
+	struct reader *reader = &order->rest;
+	sigset_t none;
+
+	(void)sigemptyset(&none);
+	uint32_t uid = read_u32(reader), gid = read_u32(reader);
+	(void)umask(022);
+	if (take_stdio(order->stdio, failure) < 0 || set_rlimits(reader, failure) < 0)
+		return -1;
+	const char *directory = read_string(reader), *search = read_string(reader);
+	char **argv = read_strings(reader), **envp = read_strings(reader);
+	if (reader->bad || !argv[0]) {
+		errno = EPROTO;
+		return fail(failure, STAGE_PROTOCOL, 5);
+	}
+	if (drop_credentials(uid, gid, failure) < 0)
+		return -1;
+	if (chdir(directory) < 0)
+		return fail(failure, STAGE_DIRECTORY, 0);
+	if (sys_close_range(CONTROL, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+		return fail(failure, STAGE_STDIO, 5);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 4);
+	if (load_filter(template, failure) < 0)
+		return -1;
+	/* the filter is in force: only exec and the report of its failure from here on */
+	return execute(search, argv, envp, failure);
+}
+
+_Noreturn void enter_sandbox(const struct entrance *entrance)
+{
+	struct template *template = entrance->cell->template;
+	struct order order = { .stdio = { -1, -1, -1 } };
+	struct failure failure = { 0 };
+	int control = entrance->control;
+	bool own_init = entrance->own_init;
+
+	(void)setsid(); /* no controlling terminal; a child just cloned leads no group: cannot fail */
+	int joined = join_cell(entrance, &failure);
+	if (keep_control(control, &failure) < 0)
+		_exit(127);
+	if (joined < 0 || receive_order(&order, &failure) < 0)
+		give_up(&failure);
+	if (own_init)
+		fork_from_init(&failure);
+	(void)become_program(template, &order, &failure); /* returns only if it failed */
+	give_up(&failure);
+}

@@ -1,0 +1,199 @@
+/* PID 1 of a sandbox: builds it around itself, then reaps. Everything here runs in a process just cloned. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <grp.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "filesystem.h"
+#include "launcher.h"
+#include "sys.h"
+
+int join_cgroups(const int *joins, struct failure *failure)
+{
+	for (int i = 0; i < MAX_HIERARCHIES; i++)
+		if (joins[i] >= 0 && write(joins[i], "0", 1) != 1)
+			return fail(failure, STAGE_JOIN_CGROUP, i);
+	return 0;
+}
+
+int empty_bounding_set(struct failure *failure)
+{
+	/* 41 calls: PR_CAPBSET_READ fails for the first capability that this kernel does not know */
+	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+			return fail(failure, STAGE_CREDENTIALS, 5);
+	return 0;
+}
+
+int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure)
+{
+	/* EPERM where setgroups is denied for good: a launcher without root and without a range of ids of its own */
+	if (setgroups(0, NULL) < 0 && errno != EPERM)
+		return fail(failure, STAGE_CREDENTIALS, 0);
+	if (syscall(SYS_setresgid, gid, gid, gid) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 1);
+	if (syscall(SYS_setresuid, uid, uid, uid) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 2);
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || sys_capset_none() < 0)
+		return fail(failure, STAGE_CREDENTIALS, 3);
+	return 0;
+}
+
+static int enter_namespaces(const struct template *template, struct failure *failure)
+{
+	if (unshare(CLONE_NEWNET) < 0)
+		return fail(failure, STAGE_NAMESPACE, 0);
+	if (unshare(CLONE_NEWCGROUP) < 0)
+		return fail(failure, STAGE_NAMESPACE, 1);
+	if (sethostname(template->hostname, strlen(template->hostname)) < 0)
+		return fail(failure, STAGE_NAMESPACE, 2);
+	return 0;
+}
+
+static int raise_loopback(struct failure *failure)
+{
+	AUTO_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+		return fail(failure, STAGE_NETWORK, 0);
+	return 0;
+}
+
+static int leave_old_root(struct failure *failure)
+{
+	/* pivot_root(2): after pivot_root(".", ".") the old root lies on top of the new one */
+	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+		return fail(failure, STAGE_PIVOT, 2);
+	return 0;
+}
+
+static int build_mounts(struct builder *builder, const struct template *template, struct failure *failure)
+{
+	/* The template's tree, through a mount of our own: what lies outside of it is not reachable from here on. */
+	builder->root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (builder->root < 0 || fchdir(builder->root) < 0)
+		return fail(failure, STAGE_PIVOT, 0);
+	if (apply_ops(builder, template->cell_ops, template->cell_op_count, failure) < 0)
+		return -1;
+	if (sys_pivot_root(".", ".") < 0)
+		return fail(failure, STAGE_PIVOT, 1);
+	return leave_old_root(failure);
+}
+
+/* In the mounts of a predecessor, which are the root already. */
+static int renew_mounts(struct builder *builder, const struct template *template, struct failure *failure)
+{
+	if (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0)
+		return fail(failure, STAGE_PIVOT, 4);
+	builder->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (builder->root < 0)
+		return fail(failure, STAGE_PIVOT, 5);
+	builder->only_of_processes = true;
+	return apply_ops(builder, template->cell_ops, template->cell_op_count, failure);
+}
+
+static int become_user_namespace(int control, struct failure *failure)
+{
+	struct child_message message = { .word = CHILD_MAP_ME };
+	unsigned none;
+
+	/* After the mounts: they belong to the launcher's user namespace, so that nobody in here can change them. */
+	if (unshare(CLONE_NEWUSER) < 0)
+		return fail(failure, STAGE_NAMESPACE, 3);
+	if (send_packet(control, &message, sizeof message, NULL, 0) < 0
+	    || receive_packet(control, &message, sizeof message, NULL, 0, &none) != sizeof message)
+		return fail(failure, STAGE_ID_MAP, 2);
+	return 0;
+}
+
+/* user_namespaces(7), /proc/sys/user: per user namespace, writable with CAP_SYS_RESOURCE in it. */
+static int limit_user_namespace(const struct template *template, int sysctls, struct failure *failure)
+{
+	for (uint32_t i = 0; i < template->user_sysctl_count; i++)
+		if (write_file_at(sysctls, template->user_sysctls[i].path, template->user_sysctls[i].value) < 0)
+			return fail(failure, STAGE_SYSCTL, (int)i);
+	return 0;
+}
+
+static int build_sandbox(const struct birth *birth, int fds[3], struct failure *failure)
+{
+	const struct template *template = birth->cell->template;
+	const struct cell *predecessor = birth->cell->predecessor;
+	struct builder builder = {
+		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT,
+		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
+	};
+
+	/* in the launcher's procfs: the one inside is not writable */
+	AUTO_CLOSE int sysctls = openat(birth->launcher->proc, "sys/user", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (sysctls < 0)
+		return fail(failure, STAGE_SYSCTL, -1);
+	if (join_cgroups(birth->joins, failure) < 0
+	    || enter_namespaces(template, failure) < 0
+	    || raise_loopback(failure) < 0
+	    || (predecessor ? renew_mounts : build_mounts)(&builder, template, failure) < 0
+	    || become_user_namespace(birth->control, failure) < 0
+	    || limit_user_namespace(template, sysctls, failure) < 0
+	    || empty_bounding_set(failure) < 0
+	    || drop_credentials(template->init_id, template->init_id, failure) < 0)
+		return -1;
+	fds[0] = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	fds[1] = builder.quota;
+	fds[2] = builder.source;
+	return fds[0] < 0 ? fail(failure, STAGE_PIVOT, 3) : 0;
+}
+
+static _Noreturn void reap_for_ever(int control)
+{
+	struct pollfd waits[2] = { { .fd = control, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	sigset_t none;
+
+	(void)sigemptyset(&none);
+	for (;;) {
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		/* SIGCHLD is blocked but here; the launcher's end closed means that it is over */
+		if (ppoll(waits, 1, NULL, &none) > 0 && (waits[0].revents & (POLLHUP | POLLERR)))
+			_exit(0);
+	}
+}
+
+static void on_child(int signal)
+{
+	(void)signal; /* only to interrupt ppoll(2) */
+}
+
+_Noreturn void be_init(const struct birth *birth)
+{
+	struct child_message message = { .word = CHILD_READY };
+	struct sigaction action = { .sa_handler = on_child, .sa_flags = SA_NOCLDSTOP };
+	int fds[3] = { -1, -1, -1 };
+
+	(void)setsid(); /* a child just cloned leads no group: cannot fail */
+	(void)sigaction(SIGCHLD, &action, NULL);
+	if (build_sandbox(birth, fds, &message.failure) < 0) {
+		message.word = CHILD_FAILED;
+		(void)send_packet(birth->control, &message, sizeof message, NULL, 0); /* no one there: nothing to tell */
+		_exit(1);
+	}
+	/* one descriptor each, quota and source always: a template without them is malformed */
+	if (send_packet(birth->control, &message, sizeof message, fds, 3) < 0)
+		_exit(1);
+	if (dup2(birth->control, 3) < 0)
+		_exit(1);
+	(void)sys_close_range(4, ~0u, 0);
+	reap_for_ever(3);
+}

@@ -1,0 +1,289 @@
+/* The launcher's state. One process, one thread; every function below runs in its event loop unless a comment says
+ * "child": those run in a process just cloned, where nothing is allocated and only exec or _exit follows.
+ *
+ *   main.c       start: own namespaces, own mounts, then the loop
+ *   loop.c       epoll, signals, timers
+ *   channel.c    records to and messages from the supervisor
+ *   template.c   what a kind of sandbox is made of; its root tree
+ *   cell.c       a sandbox, from clone3 to the last rmdir       init.c    child: its PID 1
+ *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
+ *   deadline.c   when to kill which execution
+ *   cgroup.c     making, limiting, counting, killing, removing
+ */
+#ifndef NSBOX_LAUNCHER_H
+#define NSBOX_LAUNCHER_H
+
+#include <linux/filter.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "failure.h"
+#include "mounts.h"
+#include "payload.h"
+#include "wire.h"
+
+struct launcher;
+
+/* Something that epoll watches; the first member of whatever owns the descriptor. */
+struct source {
+	void (*ready)(struct launcher *launcher, struct source *source, uint32_t events);
+	int fd;
+};
+
+struct write {
+	uint32_t hierarchy;
+	const char *file;
+	const char *value;
+};
+
+struct counter {
+	uint32_t slot;
+	uint32_t hierarchy;
+	uint32_t of_execution;
+	const char *file;
+	const char *key;
+};
+
+struct hierarchy {
+	int base;             /* directory of this supervisor's sandboxes */
+	int parent;           /* where `base` lies, to remove it at the end */
+	const char *name;     /* of `base` in `parent` */
+	bool born_inside;     /* version 2: processes are cloned into it; version 1: they move themselves, parked */
+	bool per_execution;
+};
+
+struct setting {
+	const char *path;
+	const char *value;
+};
+
+struct template {
+	struct template *next;
+	uint32_t id;
+	struct payload payload; /* what the strings below point into */
+	int devices[MAX_FDS];
+	uint32_t hierarchies;   /* bit set */
+	struct write *sandbox_writes;
+	uint32_t sandbox_write_count;
+	struct write *execution_writes;
+	uint32_t execution_write_count;
+	struct op *root_ops;
+	uint32_t root_op_count;
+	struct op *cell_ops;
+	uint32_t cell_op_count;
+	struct setting *user_sysctls;
+	uint32_t user_sysctl_count;
+	const char *hostname;
+	uint32_t init_id;       /* PID 1's uid and gid inside */
+	struct sock_fprog filter;
+	bool filter_notifies;
+	uint32_t spares;        /* sandboxes to keep ready */
+	uint32_t cells;         /* that exist */
+	bool used;              /* spares are made once the first sandbox was asked for */
+	bool forgotten;
+	char tree[24];          /* where its root tree is mounted */
+};
+
+enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
+
+struct task;
+
+struct cell {
+	struct source control;  /* to PID 1 */
+	struct cell *next;
+	struct template *template;
+	struct cell *predecessor; /* whose mounts it takes over, and whom it replaces once it is ready */
+	uint32_t restart_id;      /* the sandbox that is restarted by it */
+	struct task *parked;
+	uint32_t number;        /* names its cgroups */
+	uint32_t id;            /* the supervisor's; 0: a spare */
+	enum cell_state state;
+	bool adopted;           /* the supervisor was told that it is ready */
+	bool destroy_asked;
+	bool reaped;
+	pid_t pid;
+	int pidfd;
+	int root;
+	int quota;
+	int program_source;
+	struct id_map ids;
+	int id_range;           /* which of the launcher's ranges, -1: none */
+	struct failure failure;
+	uint64_t frozen_at;     /* 0: not frozen */
+	bool freezing;
+	uint32_t executions;
+};
+
+enum task_state { TASK_PARKED, TASK_STARTING, TASK_RUNNING, TASK_DYING };
+
+struct task {
+	struct source control;  /* to the child; end of file: it has become the program */
+	struct source listener; /* of its filter */
+	struct task *next;
+	struct cell *cell;
+	uint32_t number;
+	uint32_t id;            /* the supervisor's; 0: parked */
+	enum task_state state;
+	bool reaped;
+	bool killed;
+	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
+	pid_t pid;
+	int pidfd;
+	struct failure failure;
+	enum kill_reason reason;
+	int wait_status;
+	struct rusage usage;
+	uint32_t violation_arch;
+	int violation_number;
+	uint64_t violation_args[6];
+	uint64_t started_at;
+	uint64_t ended_at;
+	uint64_t suspended_ns;
+	uint64_t wall_deadline; /* 0: none */
+	uint64_t cpu_limit_us;  /* 0: none */
+	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
+	uint64_t cpu_check_at;
+};
+
+struct outgoing {
+	struct outgoing *next;
+	struct up record;
+	int fds[4];
+	unsigned fd_count;
+};
+
+struct launcher {
+	struct source supervisor;
+	struct source application;
+	struct source signals;
+	int epoll;
+	int proc;                /* this pid namespace's procfs */
+	int pid_namespace;
+	int own_mounts;          /* the mount namespace that the launcher lives in */
+	int host_mounts;         /* the one in which OP_BIND finds its sources */
+	bool user_mode;
+	bool over;               /* the supervisor is gone */
+	struct payload setup;    /* what the names below point into */
+	struct hierarchy hierarchies[MAX_HIERARCHIES];
+	uint32_t hierarchy_count;
+	struct counter counters[MAX_COUNTERS];
+	uint32_t counter_count;
+	int id_lock;             /* file whose bytes are locked, one a range; -1: `ids` is for all */
+	struct id_map ids;
+	uint32_t id_ranges;
+	struct template *templates;
+	struct cell *cells;
+	struct task *tasks;
+	struct outgoing *outgoing_first, *outgoing_last;
+	uint32_t next_number;
+	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
+	uint64_t tick_at;        /* when something that could not be removed yet is tried again; 0: nothing */
+};
+
+/* loop.c */
+int watch(struct launcher *launcher, struct source *source);
+void unwatch(struct launcher *launcher, struct source *source);
+void signals_ready(struct launcher *launcher, struct source *source, uint32_t events);
+void application_ready(struct launcher *launcher, struct source *source, uint32_t events);
+int run_loop(struct launcher *launcher);
+
+/* channel.c */
+void channel_ready(struct launcher *launcher, struct source *source, uint32_t events);
+void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count);
+void tell_done(struct launcher *launcher, enum down_type of, uint32_t id);
+void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, const struct failure *failure);
+void flush_outgoing(struct launcher *launcher);
+/* One packet with at most one descriptor, -1 where none came; for the small sockets to children. */
+ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count);
+int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
+
+/* template.c */
+void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
+struct template *template_find(struct launcher *launcher, uint32_t id);
+void template_forget(struct launcher *launcher, uint32_t id);
+void template_release(struct launcher *launcher, struct template *template);
+int read_writes(struct reader *reader, struct write **writes, uint32_t *count);
+
+/* cell.c */
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id);
+void cell_destroy(struct launcher *launcher, uint32_t id);
+void cell_restart(struct launcher *launcher, uint32_t id);
+void cell_freeze(struct launcher *launcher, uint32_t id);
+void cell_thaw(struct launcher *launcher, uint32_t id);
+struct cell *cell_find(struct launcher *launcher, uint32_t id);
+bool cell_reaped(struct launcher *launcher, pid_t pid);
+void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason reason);
+void cell_settle(struct launcher *launcher, struct cell *cell);
+/* One thing that is to be ready before it is asked for. False: there is nothing left to make. */
+bool cells_refill(struct launcher *launcher);
+void cells_tick(struct launcher *launcher);
+void cells_end_all(struct launcher *launcher);
+int claim_ids(struct launcher *launcher, struct cell *cell);
+void release_ids(struct launcher *launcher, struct cell *cell);
+
+/* init.c, child */
+struct birth {
+	struct launcher *launcher;
+	struct cell *cell;
+	int control;
+	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
+};
+_Noreturn void be_init(const struct birth *birth);
+/* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
+int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
+/* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
+int empty_bounding_set(struct failure *failure);
+int join_cgroups(const int *joins, struct failure *failure);
+
+enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5 };
+struct child_message {
+	uint32_t word;
+	struct failure failure;
+	int32_t wait_status;
+	struct rusage usage;
+};
+
+/* task.c */
+struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure);
+void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
+                  unsigned fd_count);
+void task_kill(struct launcher *launcher, struct task *task, enum kill_reason reason);
+void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason);
+bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
+void task_settle(struct launcher *launcher, struct task *task);
+void tasks_tick(struct launcher *launcher);
+
+/* enter.c, child */
+struct entrance {
+	struct cell *cell;
+	int control;
+	int proc;
+	int joins[MAX_HIERARCHIES];
+	bool own_init;              /* no cgroup to kill by: this process is init of a pid namespace of its own */
+};
+_Noreturn void enter_sandbox(const struct entrance *entrance);
+
+/* deadline.c */
+void deadlines_check(struct launcher *launcher, uint64_t now);
+uint64_t deadlines_next(const struct launcher *launcher);
+uint64_t task_cpu_us(struct launcher *launcher, const struct task *task);
+
+/* cgroup.c */
+int cgroup_make(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution, struct failure *failure);
+int cgroup_write(struct launcher *launcher, uint32_t hierarchies, const char *path, const struct write *writes,
+                 uint32_t count, struct failure *failure);
+int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *joins,
+                      struct failure *failure);
+void close_joins(int *joins);
+int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
+bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path);
+bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
+uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
+                      const char *task);
+void cell_path(const struct cell *cell, char *path);
+void task_path(const struct task *task, char *path);
+enum { CGROUP_PATH = 40 };
+
+#endif

@@ -1,0 +1,142 @@
+/* One event at a time: what an event frees, no later event of the same batch can name. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "sys.h"
+
+enum { FAREWELL_NS = 2000000000 };
+
+int watch(struct launcher *launcher, struct source *source)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = source };
+	return epoll_ctl(launcher->epoll, EPOLL_CTL_ADD, source->fd, &event);
+}
+
+/* Removed by name, and only then closed: a child just cloned may still hold the descriptor, and epoll(7) would go on. */
+void unwatch(struct launcher *launcher, struct source *source)
+{
+	if (source->fd < 0)
+		return;
+	(void)epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL); /* was not watched yet: as good */
+	drop_fd(&source->fd);
+}
+
+static void reap(struct launcher *launcher)
+{
+	int status;
+	struct rusage usage;
+	pid_t pid;
+
+	while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
+		if (!task_reaped(launcher, pid, status, &usage))
+			(void)cell_reaped(launcher, pid); /* neither: nothing of ours is left of it */
+}
+
+void signals_ready(struct launcher *launcher, struct source *source, uint32_t events)
+{
+	struct signalfd_siginfo info;
+
+	(void)events;
+	while (read(source->fd, &info, sizeof info) == (ssize_t)sizeof info) {
+		if (info.ssi_signo == SIGCHLD)
+			reap(launcher);
+		else
+			launcher->over = true;
+	}
+}
+
+void application_ready(struct launcher *launcher, struct source *source, uint32_t events)
+{
+	(void)source;
+	(void)events;
+	launcher->over = true; /* a pidfd is readable when its process has ended */
+}
+
+static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
+{
+	uint64_t next = deadlines_next(launcher), now = now_ns();
+
+	if (launcher->tick_at && launcher->tick_at < next)
+		next = launcher->tick_at;
+	if (launcher->refill_at && launcher->refill_at < next)
+		next = launcher->refill_at;
+	if (farewell && farewell < next)
+		next = farewell;
+	if (next == UINT64_MAX)
+		return -1;
+	if (next <= now)
+		return 0;
+	uint64_t wait_ms = (next - now + 999999) / 1000000;
+	return wait_ms > 60000 ? 60000 : (int)wait_ms;
+}
+
+static void watch_for_room(struct launcher *launcher)
+{
+	struct epoll_event event = {
+		.events = launcher->outgoing_first ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = &launcher->supervisor,
+	};
+	if (launcher->supervisor.fd >= 0)
+		(void)epoll_ctl(launcher->epoll, EPOLL_CTL_MOD, launcher->supervisor.fd, &event);
+}
+
+static void on_time(struct launcher *launcher)
+{
+	uint64_t now = now_ns();
+
+	if (deadlines_next(launcher) <= now) {
+		reap(launcher); /* what has ended by itself is not killed */
+		deadlines_check(launcher, now);
+	}
+	if (launcher->tick_at && launcher->tick_at <= now) {
+		launcher->tick_at = 0;
+		tasks_tick(launcher);
+		cells_tick(launcher);
+	}
+}
+
+static bool refill(struct launcher *launcher)
+{
+	if (!launcher->refill_at || launcher->refill_at > now_ns() || launcher->over)
+		return false;
+	if (!cells_refill(launcher))
+		launcher->refill_at = 0;
+	return true;
+}
+
+/* Until the supervisor is gone and everything that was made is unmade. 0, or -1: something could not be removed. */
+int run_loop(struct launcher *launcher)
+{
+	uint64_t farewell = 0;
+	bool waits_for_room = false;
+
+	while (!launcher->over || launcher->cells || launcher->tasks) {
+		struct epoll_event event;
+
+		if (launcher->over && !farewell) {
+			farewell = now_ns() + FAREWELL_NS;
+			unwatch(launcher, &launcher->supervisor);
+			unwatch(launcher, &launcher->application);
+			cells_end_all(launcher);
+		}
+		if (farewell && now_ns() > farewell)
+			return -1;
+		if ((launcher->outgoing_first != NULL) != waits_for_room) {
+			waits_for_room = !waits_for_room;
+			watch_for_room(launcher);
+		}
+		on_time(launcher);
+		int ready = epoll_wait(launcher->epoll, &event, 1, 0);
+		if (ready == 0 && !refill(launcher))
+			ready = epoll_wait(launcher->epoll, &event, 1, timeout_ms(launcher, farewell));
+		if (ready == 1) {
+			struct source *source = event.data.ptr;
+			source->ready(launcher, source, event.events);
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,366 @@
+/* An execution. Its process is cloned ahead, into the namespaces and cgroups of its cell, and waits there (parked) for
+ * what to run; once that is sent, it becomes the program. The launcher is its parent: the exit status comes from
+ * wait4(2), and nothing inside the sandbox has a part in it. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "sys.h"
+
+enum { TICK_NS = 1000000 };
+
+static void control_ready(struct launcher *launcher, struct source *source, uint32_t events);
+static void listener_ready(struct launcher *launcher, struct source *source, uint32_t events);
+
+static struct task *task_of_listener(struct source *source)
+{
+	return (struct task *)(void *)((char *)source - offsetof(struct task, listener));
+}
+
+/* Children are born into the cell's pid namespace, for as long as this setting of the launcher's own lasts. */
+static pid_t clone_into(struct launcher *launcher, struct cell *cell, struct clone_args *args)
+{
+	if (setns(cell->pidfd, CLONE_NEWPID) < 0)
+		return -1;
+	pid_t pid = sys_clone3(args);
+	if (pid == 0)
+		return 0;
+	int saved = errno;
+	if (setns(launcher->pid_namespace, CLONE_NEWPID) < 0)
+		abort(); /* the next sandbox would be born in this one */
+	errno = saved;
+	return pid;
+}
+
+static int clone_task(struct launcher *launcher, struct task *task, struct failure *failure)
+{
+	struct cell *cell = task->cell;
+	struct template *template = cell->template;
+	struct entrance entrance = { .cell = cell, .proc = launcher->proc };
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+	int pair[2];
+
+	cell_path(cell, cell_at);
+	task_path(task, at);
+	if (cgroup_make(launcher, template->hierarchies, at, true, failure) < 0
+	    || cgroup_write(launcher, template->hierarchies, at, template->execution_writes,
+	                    template->execution_write_count, failure) < 0
+	    || cgroup_open_joins(launcher, template->hierarchies, cell_at, at, entrance.joins, failure) < 0)
+		return -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		close_joins(entrance.joins);
+		return fail(failure, STAGE_CLONE, 0);
+	}
+	task->control = (struct source){ .ready = control_ready, .fd = pair[0] };
+	entrance.control = pair[1];
+	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, template->hierarchies, at);
+	entrance.own_init = cgroup < 0;
+	struct clone_args args = {
+		.flags = CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : CLONE_NEWPID),
+		.exit_signal = SIGCHLD,
+		.pidfd = (uint64_t)(uintptr_t)&task->pidfd,
+		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
+	};
+	task->pid = clone_into(launcher, cell, &args);
+	if (task->pid == 0)
+		enter_sandbox(&entrance);
+	int saved = errno;
+	drop_fd(&pair[1]);
+	close_joins(entrance.joins);
+	errno = saved;
+	if (task->pid < 0) {
+		drop_fd(&task->control.fd);
+		return fail(failure, STAGE_CLONE, 1);
+	}
+	return watch(launcher, &task->control) < 0 ? fail(failure, STAGE_CLONE, 2) : 0;
+}
+
+static void release(struct launcher *launcher, struct task *task)
+{
+	for (struct task **link = &launcher->tasks; *link; link = &(*link)->next)
+		if (*link == task) {
+			*link = task->next;
+			break;
+		}
+	if (task->cell->parked == task)
+		task->cell->parked = NULL;
+	unwatch(launcher, &task->control);
+	unwatch(launcher, &task->listener);
+	drop_fd(&task->pidfd);
+	free(task);
+}
+
+struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure)
+{
+	struct task *task = calloc(1, sizeof *task);
+	char at[CGROUP_PATH];
+
+	if (!task) {
+		(void)fail(failure, STAGE_CLONE, 3);
+		return NULL;
+	}
+	*task = (struct task){
+		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
+		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .violation_number = -1,
+	};
+	task->next = launcher->tasks;
+	launcher->tasks = task;
+	if (clone_task(launcher, task, failure) == 0)
+		return task;
+	if (task->pid > 0) { /* alive, but not watched: it goes as any other does, and nobody is told */
+		task_kill(launcher, task, REASON_CANCELLED);
+		return NULL;
+	}
+	task_path(task, at);
+	(void)cgroup_remove(launcher, cell->template->hierarchies, at, true); /* empty: nothing was born in it */
+	release(launcher, task);
+	return NULL;
+}
+
+static bool start(struct launcher *launcher, struct task *task, const struct down *down, const struct payload *payload,
+                  const int *fds, struct reader *reader)
+{
+	int passed[4] = { fds[0], fds[1], fds[2], payload->memfd };
+	struct write *writes;
+	uint32_t write_count;
+	char at[CGROUP_PATH];
+
+	uint64_t wall_ns = read_u64(reader);
+	task->cpu_limit_us = read_u64(reader);
+	task->cpu_rate_milli = read_u64(reader);
+	if (read_writes(reader, &writes, &write_count) < 0 || !task->cpu_rate_milli) {
+		free(writes);
+		errno = EPROTO;
+		return fail(&task->failure, STAGE_PROTOCOL, 1) == 0;
+	}
+	task_path(task, at);
+	int limited = cgroup_write(launcher, task->cell->template->hierarchies, at, writes, write_count, &task->failure);
+	free(writes);
+	if (limited < 0)
+		return false;
+
+	size_t inline_size = payload->memfd < 0 ? payload->size : 0;
+	char packet[sizeof *down + INLINE_PAYLOAD];
+	memcpy(packet, down, sizeof *down);
+	memcpy(packet + sizeof *down, payload->bytes, inline_size);
+	task->started_at = now_ns();
+	task->wall_deadline = wall_ns ? task->started_at + wall_ns : 0;
+	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
+	task->state = TASK_STARTING;
+	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
+		return fail(&task->failure, STAGE_DIED, 1) == 0;
+	return true;
+}
+
+void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
+                  unsigned fd_count)
+{
+	struct cell *cell = cell_find(launcher, down->parent);
+	struct reader reader = payload_reader(payload);
+	struct failure failure;
+
+	if (!down->id || !cell || !cell->id || cell->state != CELL_READY || cell->frozen_at || fd_count != 3) {
+		errno = cell && cell->state != CELL_READY ? ESRCH : EPROTO;
+		(void)fail(&failure, STAGE_PROTOCOL, 0);
+		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
+		return;
+	}
+	struct task *task = cell->parked ? cell->parked : task_park(launcher, cell, &failure);
+	cell->parked = NULL;
+	cell->executions++;
+	launcher->refill_at = now_ns();
+	if (!task) {
+		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
+		return;
+	}
+	task->id = down->id;
+	if (!start(launcher, task, down, payload, fds, &reader))
+		task_kill(launcher, task, REASON_NONE);
+	else if (down->flags & EXEC_TELL_START)
+		tell(launcher, &(struct up){ .type = UP_STARTED, .of = DOWN_EXEC, .id = task->id }, &task->pidfd, 1);
+}
+
+/* What the process says on its way; end of file without a word means that exec has closed the socket. */
+static void hear(struct launcher *launcher, struct task *task)
+{
+	struct child_message message;
+	int listener = -1;
+	unsigned fd_count;
+	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &listener, 1, &fd_count);
+
+	if (length != sizeof message) {
+		unwatch(launcher, &task->control);
+		if (task->state == TASK_STARTING)
+			task->state = TASK_RUNNING;
+		return;
+	}
+	switch ((enum child_word)message.word) {
+	case CHILD_FAILED:
+		task->failure = message.failure;
+		break;
+	case CHILD_LISTENER:
+		if (fd_count == 1 && task->listener.fd < 0) {
+			task->listener = (struct source){ .ready = listener_ready, .fd = take_fd(&listener) };
+			if (watch(launcher, &task->listener) < 0) {
+				(void)fail(&task->failure, STAGE_FILTER, 2);
+				task_kill(launcher, task, REASON_NONE);
+			}
+		}
+		break;
+	case CHILD_EXITED:
+		task->wait_status = message.wait_status;
+		task->usage = message.usage;
+		task->told_status = true;
+		break;
+	case CHILD_MAP_ME:
+	case CHILD_READY:
+		break; /* PID 1's words */
+	}
+	drop_fd(&listener);
+}
+
+static void control_ready(struct launcher *launcher, struct source *source, uint32_t events)
+{
+	(void)events;
+	hear(launcher, (struct task *)source);
+}
+
+/* A call that only an attack makes. No decision is taken on what its arguments point to (seccomp_unotify(2) warns of
+ * that), and the call is never let through: all of the execution dies while its caller is still waiting in the kernel. */
+static void listener_ready(struct launcher *launcher, struct source *source, uint32_t events)
+{
+	struct task *task = task_of_listener(source);
+	struct seccomp_notif notice;
+
+	memset(&notice, 0, sizeof notice); /* the kernel insists */
+	if (!(events & EPOLLIN) || ioctl(source->fd, SECCOMP_IOCTL_NOTIF_RECV, &notice) < 0) {
+		if (events & (EPOLLHUP | EPOLLERR))
+			unwatch(launcher, source);
+		return;
+	}
+	if (task->violation_number < 0) {
+		task->violation_arch = notice.data.arch;
+		task->violation_number = notice.data.nr;
+		for (int i = 0; i < 6; i++)
+			task->violation_args[i] = notice.data.args[i];
+	}
+	task_kill(launcher, task, REASON_SECURITY);
+}
+
+static bool look(struct source *source, short what)
+{
+	struct pollfd pending = { .fd = source->fd, .events = what };
+	return source->fd >= 0 && poll(&pending, 1, 0) == 1 && (pending.revents & what);
+}
+
+void task_kill(struct launcher *launcher, struct task *task, enum kill_reason reason)
+{
+	char at[CGROUP_PATH];
+
+	if (task->reason == REASON_NONE && !task->reaped)
+		task->reason = reason;
+	task->killed = true;
+	task_path(task, at);
+	if (!cgroup_kill(launcher, task->cell->template->hierarchies, at) && !task->reaped && task->pidfd >= 0)
+		(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* gone already: SIGCHLD is on its way */
+}
+
+void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason)
+{
+	for (struct task *task = launcher->tasks; id && task; task = task->next)
+		if (task->id == id && !task->reaped)
+			task_kill(launcher, task, reason);
+}
+
+bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage)
+{
+	for (struct task *task = launcher->tasks; task; task = task->next) {
+		if (task->pid != pid || task->reaped)
+			continue;
+		while (look(&task->control, POLLIN))
+			hear(launcher, task);
+		while (look(&task->listener, POLLIN)) /* a sibling of the main process, which waits for its answer */
+			listener_ready(launcher, &task->listener, EPOLLIN);
+		task->reaped = true;
+		task->ended_at = now_ns();
+		if (!task->told_status) {
+			task->wait_status = status;
+			task->usage = *usage;
+		}
+		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
+			task->reason = REASON_NONE; /* it ended by itself before the kill came */
+		if (task->state == TASK_STARTING && !task->failure.stage && task->control.fd >= 0)
+			task->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
+		task->state = TASK_DYING;
+		task_settle(launcher, task);
+		return true;
+	}
+	return false;
+}
+
+static void report(struct launcher *launcher, const struct task *task, const uint64_t *counters)
+{
+	struct up record = {
+		.type = UP_EXITED, .of = DOWN_EXEC, .id = task->id,
+		.reason = task->reason, .wait_status = task->wait_status,
+		.violation_arch = task->violation_arch, .violation_number = task->violation_number,
+		.wall_ns = task->ended_at - task->started_at - task->suspended_ns, .suspended_ns = task->suspended_ns,
+		.user_us = (uint64_t)task->usage.ru_utime.tv_sec * 1000000u + (uint64_t)task->usage.ru_utime.tv_usec,
+		.system_us = (uint64_t)task->usage.ru_stime.tv_sec * 1000000u + (uint64_t)task->usage.ru_stime.tv_usec,
+		.max_rss_bytes = (uint64_t)task->usage.ru_maxrss * 1024u,
+		.read_bytes = (uint64_t)task->usage.ru_inblock * 512u,
+		.written_bytes = (uint64_t)task->usage.ru_oublock * 512u,
+	};
+	memcpy(record.violation_args, task->violation_args, sizeof record.violation_args);
+	memcpy(record.counters, counters, sizeof record.counters);
+	tell(launcher, &record, NULL, 0);
+}
+
+/* The main process is reaped: the rest of its tree is killed, its cgroups are read and removed, and it is reported. */
+void task_settle(struct launcher *launcher, struct task *task)
+{
+	uint32_t hierarchies = task->cell->template->hierarchies;
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+	uint64_t counters[MAX_COUNTERS];
+
+	if (task->state != TASK_DYING)
+		return;
+	cell_path(task->cell, cell_at);
+	task_path(task, at);
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		counters[i] = UINT64_MAX;
+	for (uint32_t i = 0; i < launcher->counter_count && task->id; i++)
+		counters[launcher->counters[i].slot] = cgroup_count(launcher, hierarchies, &launcher->counters[i], cell_at, at);
+	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+		(void)cgroup_kill(launcher, hierarchies, at);
+		launcher->tick_at = now_ns() + TICK_NS / 4;
+		return;
+	}
+	if (task->id && task->failure.stage)
+		tell_failed(launcher, DOWN_EXEC, task->id, &task->failure);
+	else if (task->id)
+		report(launcher, task, counters);
+	struct cell *cell = task->cell;
+	release(launcher, task);
+	if (cell->state == CELL_DYING)
+		launcher->tick_at = now_ns();
+}
+
+void tasks_tick(struct launcher *launcher)
+{
+	for (struct task *task = launcher->tasks, *next; task; task = next) {
+		next = task->next;
+		task_settle(launcher, task);
+	}
+}
