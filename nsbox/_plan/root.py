@@ -1,0 +1,259 @@
+"""Which operations make the root of a sandbox.
+
+Two lists: the first is carried out once, by the launcher, and gives a read-only tree that every sandbox of the kind
+gets a copy of by CLONE_NEWNS; the second by PID 1 of each sandbox. What a program can write is one file system with one
+quota, bound to the places where programs expect to write.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nsbox._config import Mount, SandboxConfig
+from nsbox._errors import ConfigError
+from nsbox._plan import hostfiles, users
+from nsbox._plan.identity import PROGRAM_ID
+from nsbox._plan.operations import Operation, OperationFlag, OperationKind
+
+HOSTNAME = "sandbox"
+HOME = "/home/user"
+SOURCE_DIRECTORY = "/run/nsbox"
+"""Where program texts are: written by the supervisor, read-only for programs, outside of the quota."""
+
+_SOURCE_BYTES = 64 << 20
+_SOURCE_INODES = 1024
+_STAGING = "/mnt"  # where the quota is mounted while its directories are bound to their places
+_MOST_TERMINALS = 64
+
+_WRITABLE = (("/tmp", "tmp", 0o1777), ("/dev/shm", "shm", 0o1777), (HOME, "home", 0o755))
+_TOP_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # into /usr where the distribution has merged them
+_OWN_TOP = frozenset({"proc", "sys", "dev", "tmp", "run", "mnt", "home", "workspace", "media", "lost+found", "boot"})
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
+)  # fmt: skip
+
+_HOST_ETC = ("alternatives", "fonts", "java-*", "ld.so.cache", "mime.types", "perl", "python3*", "ssl/certs")
+"""What of the host's /etc language runtimes need and tells nothing about the host."""
+
+_ETC_FILES = {
+    "passwd": users.HOST_PASSWD,
+    "group": users.HOST_GROUP,
+    "hostname": f"{HOSTNAME}\n",
+    "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost {HOSTNAME}\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "resolv.conf": "",
+}
+
+_MASKED = (
+    "acpi", "asound", "cmdline", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "latency_stats",
+    "modules", "sched_debug", "scsi", "timer_list",
+)  # fmt: skip
+"""World-readable in /proc, and telling of the host; what only the host's root may read needs no mask, he is not in."""
+
+_K = OperationKind
+_F = OperationFlag
+
+
+class _Tree:
+    """Collects the operations of one list, and makes the directories on the way to each path once."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._made = {"/"}
+
+    def add(self, kind: OperationKind, path: str, arg: str = "", flags: OperationFlag = _F.NONE, a: int = 0, b: int = 0) -> None:  # fmt: skip  # noqa: E501
+        self.operations.append(Operation(kind, path, arg, flags, a, b))
+        self._made.add(path)
+
+    def directory(self, path: str) -> None:
+        for parent in [*reversed([str(parent) for parent in Path(path).parents]), path]:
+            if parent not in self._made:
+                self.add(_K.DIR, parent, a=0o755)
+
+    def bind(self, path: str, entry: hostfiles.HostEntry, flags: OperationFlag = _F.NONE) -> None:
+        self.directory(path if entry.is_directory else os.path.dirname(path))
+        if not entry.is_directory and path not in self._made:
+            self.add(_K.FILE, path, a=0o444)
+        self.add(_K.BIND, path, entry.path, flags, entry.device, entry.inode)
+
+    def covers(self, path: str) -> bool:
+        """Whether a bind mount of this tree is at or above `path`: nothing can be made below it."""
+        return any(one.kind is _K.BIND and hostfiles.is_below(path, one.path) for one in self.operations)
+
+
+def root_operations(config: SandboxConfig) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """The operations for the tree and for each sandbox.
+
+    Args:
+        config: Of it, `rootfs`, `mounts`, `working_directory`, and the disk allocation.
+
+    Raises:
+        ConfigError: A root, mount or directory that cannot be.
+        UnsupportedHostError: A device is missing on the host.
+    """
+    tree, cell = _Tree(), _Tree()
+    for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, _STAGING, HOME, "/var/tmp"):
+        tree.directory(path)
+    _add_devices(tree)
+    if config.rootfs == "host":
+        _add_host(tree)
+    else:
+        _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)))
+    writable = _writable_places(config, tree)
+    for path, _, _ in writable:
+        tree.directory(path)
+    _add_system(cell)
+    _add_quota(cell, config, writable)
+    _add_mounts(tree, cell, config, [path for path, _, _ in writable])
+    return tuple(tree.operations), tuple(cell.operations)
+
+
+def _add_devices(tree: _Tree) -> None:
+    for name, major, minor in _DEVICES:
+        tree.bind(f"/dev/{name}", hostfiles.look_for_device(name, major, minor), _F.DEVICES | _F.NO_EXEC)
+    for name, target in _DEVICE_LINKS:
+        tree.add(_K.SYMLINK, f"/dev/{name}", target)
+
+
+def _add_host(tree: _Tree) -> None:
+    for name in ("usr", *_TOP_LINKS):
+        _add_top(tree, "/", name)
+    for name, text in _ETC_FILES.items():
+        tree.directory("/etc")
+        tree.add(_K.FILE, f"/etc/{name}", text, a=0o644)
+    for path in _expand("/etc", _HOST_ETC):
+        entry = hostfiles.look(path)
+        if entry is not None:
+            tree.bind(path, entry)
+
+
+def _add_directory(tree: _Tree, root: hostfiles.HostEntry) -> None:
+    with os.scandir(root.path) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        if name not in _OWN_TOP and name != "var":
+            _add_top(tree, root.path, name)
+    with os.scandir(os.path.join(root.path, "var")) if "var" in names else _nothing() as entries:
+        for name in sorted(entry.name for entry in entries):
+            if name not in ("tmp", "run", "lock"):
+                _add_top(tree, root.path, f"var/{name}")
+
+
+class _nothing:  # noqa: N801 - stands for os.scandir of a directory that is not there
+    def __enter__(self) -> Iterator[os.DirEntry[str]]:
+        return iter(())
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _add_top(tree: _Tree, root: str, name: str) -> None:
+    """A link stays a link; it is resolved inside. A directory or file is bound, and must lie in the root it is from."""
+    path = os.path.join(root, name)
+    if os.path.islink(path):
+        tree.add(_K.SYMLINK, f"/{name}", os.readlink(path))
+        return
+    entry = hostfiles.look(path)
+    if entry is not None and hostfiles.is_below(entry.path, root):
+        tree.bind(f"/{name}", entry)
+
+
+def _expand(directory: str, patterns: Iterable[str]) -> Iterator[str]:
+    for pattern in patterns:
+        yield from (str(path) for path in sorted(Path(directory).glob(pattern)))
+
+
+def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str, int]]:
+    places = [(path, name, mode) for path, name, mode in _WRITABLE]
+    working = config.working_directory
+    if not any(hostfiles.is_below(working, path) for path, _, _ in places):
+        top = "/" + working.split("/")[1]
+        if working == "/" or tree.covers(top):
+            raise ConfigError(
+                f"working_directory={working!r}: must be a path that can be writable: below /workspace, {HOME}, /tmp, "
+                "or a directory that the root does not have"
+            )
+        places.append((top, "workspace", 0o755))
+    if not any(path == "/workspace" for path, _, _ in places):
+        places.append(("/workspace", "default", 0o755))
+    return places
+
+
+def _add_system(cell: _Tree) -> None:
+    cell.add(_K.PROC, "/proc")
+    for name in _MASKED:
+        cell.add(_K.MASK, f"/proc/{name}")
+    cell.add(_K.READ_ONLY, "/proc/sys")
+    cell.add(_K.DEVPTS, "/dev/pts", a=_MOST_TERMINALS, b=PROGRAM_ID)
+    cell.add(_K.SOURCE, SOURCE_DIRECTORY, a=_SOURCE_BYTES, b=_SOURCE_INODES)
+
+
+def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, int]]) -> None:
+    disk = config.resources.disk
+    if disk_backed(config):
+        # Writes are throttled where they are submitted: on cgroup v1 that is the program itself only with "sync".
+        cell.add(_K.QUOTA_DEVICE, _STAGING, "sync" if disk_limited(config) else "")
+    else:
+        # One inode for each directory that is made here, and one for the root of the file system.
+        cell.add(_K.QUOTA_TMPFS, _STAGING, a=disk.quota_mb << 20, b=disk.quota_inodes + len(places) + 1)
+    for path, name, mode in places:
+        flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
+        cell.add(_K.QUOTA_DIR, path, name, flags, mode, PROGRAM_ID)
+    cell.add(_K.QUOTA_END, _STAGING)
+    working = config.working_directory
+    if working not in {path for path, _, _ in places}:
+        name = next(name for path, name, _ in places if hostfiles.is_below(working, path))
+        top = next(path for path, _, _ in places if hostfiles.is_below(working, path))
+        steps = Path(working).relative_to(top).parts
+        for index in range(len(steps)):
+            below = "/".join(steps[: index + 1])
+            cell.operations.insert(-1, Operation(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID))  # noqa: E501
+
+
+def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, writable: list[str]) -> None:
+    """The interpreter and the caller's mounts: in the tree, or, below a writable place, in each sandbox."""
+    wanted: list[tuple[str, hostfiles.HostEntry, OperationFlag]] = []
+    if config.rootfs == "host":
+        wanted += [(path, entry, _F.NONE) for path, entry in hostfiles.interpreter_prefixes()]
+    for mount in config.mounts:
+        flags = _F.NONE if mount.read_only else _F.WRITABLE
+        wanted.append((mount.target, hostfiles.look_for_mount(Path(mount.source)), flags))
+    for path, entry, flags in sorted(wanted, key=lambda one: one[0]):
+        if any(hostfiles.is_below(place, path) for place in writable):
+            raise ConfigError(f"mount.target={path!r}: must not cover {HOME}, /tmp, /dev/shm or the working directory")
+        place = next((place for place in writable if hostfiles.is_below(path, place)), None)
+        if place is None and tree.covers(path):
+            if not _exists_in_root(config, path):
+                raise ConfigError(f"mount.target={path!r}: must exist in the root, which is read-only there")
+            tree.add(_K.BIND, path, entry.path, flags, entry.device, entry.inode)
+        else:
+            (tree if place is None else cell).bind(path, entry, flags)
+
+
+def _exists_in_root(config: SandboxConfig, path: str) -> bool:
+    root = "/" if config.rootfs == "host" else str(config.rootfs)
+    return os.path.lexists(os.path.join(root, path.lstrip("/")))
+
+
+def disk_limited(config: SandboxConfig) -> bool:
+    """Whether input and output rates are limited, which takes a block device."""
+    disk = config.resources.disk
+    return disk.iops_limit is not None or disk.throughput_mbps is not None
+
+
+MOST_IN_MEMORY_MB = 1024
+"""A larger quota is an image on disk: tmpfs pages are memory."""
+
+
+def disk_backed(config: SandboxConfig) -> bool:
+    """Whether what is written goes to an ext4 image on a loop device instead of a tmpfs."""
+    return disk_limited(config) or config.resources.disk.quota_mb > MOST_IN_MEMORY_MB
+
+
+def mounts_of(config: SandboxConfig) -> tuple[Mount, ...]:
+    """The caller's mounts."""
+    return tuple(config.mounts)

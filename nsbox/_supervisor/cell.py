@@ -1,0 +1,138 @@
+"""A living sandbox, as the supervisor holds it: descriptors into it, and what the launcher can do with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nsbox._errors import NetworkError, SetupError
+from nsbox._plan import ExecutionPlan, TemplatePlan
+from nsbox._supervisor import wire
+from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.start import setup_error
+from nsbox._verdict import KillReason
+
+
+@dataclass(slots=True, kw_only=True)
+class Cell:
+    """What `Supervisor.create` gives.
+
+    Attributes:
+        channel: To the launcher.
+        id: The launcher's name for it.
+        plan: What it was made from.
+        pidfd: Of PID 1.
+        root: Its root directory (O_PATH): names below it are its own.
+        quota: The root of the file system that everything writable is in.
+        source: The directory that programs are read from.
+        lost: Why it is dead, once its PID 1 has died unasked.
+        on_lost: Called when that happens.
+        refused_before: The sandbox's count of refused forks at the last look.
+    """
+
+    channel: Channel
+    id: int
+    plan: TemplatePlan
+    pidfd: int = -1
+    root: int = -1
+    quota: int = -1
+    source: int = -1
+    lost: NetworkError | None = None
+    on_lost: Callable[[NetworkError], object] | None = None
+    refused_before: int = 0
+    executions: set[int] = field(default_factory=set)
+
+    def take_descriptors(self, fds: list[int]) -> None:
+        """Those that come with the answer to CREATE and RESTART, in their order; the ones of before are closed."""
+        self.close_descriptors()
+        self.pidfd, self.root, self.quota, self.source = fds
+
+    def close_descriptors(self) -> None:
+        for fd in (self.pidfd, self.root, self.quota, self.source):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.root = self.quota = self.source = -1
+
+    def lose(self) -> None:
+        """Its PID 1 has died: every process in it is dead."""
+        self.lost = NetworkError("the sandbox's PID 1 has died, and every process with it")
+        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART):
+            self.channel.break_off(request, self.id, self.lost)
+        if self.on_lost is not None:
+            self.on_lost(self.lost)
+
+    async def begin(self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool = False) -> Answer:
+        """Send an execution on its way. The descriptors remain the caller's.
+
+        Returns:
+            What will say how it ended: EXITED, or FAILED with the stage.
+
+        Raises:
+            NetworkError: The launcher is gone.
+        """
+        answer = self.channel.expect(wire.Down.EXEC, id)
+        await self.channel.send(
+            wire.Down.EXEC, id, parent=self.id, flags=wire.EXEC_TELL_START if tell_start else 0,
+            payload=wire.encode_execution(plan), fds=stdio,
+        )  # fmt: skip
+        return answer
+
+    async def kill(self, id: int, reason: KillReason) -> None:
+        """End an execution; the first reason is kept. Whether it had ended before, its record will say."""
+        await self.channel.send(wire.Down.KILL, id, flags=reason)
+
+    async def freeze(self) -> None:
+        """Stop every process; returns when the kernel says `frozen 1`.
+
+        Raises:
+            SetupError: The kernel refused.
+            NetworkError: The launcher or PID 1 died.
+        """
+        await self._do(wire.Down.FREEZE, "cgroup.freeze")
+
+    async def thaw(self) -> None:
+        """Let every process go on. Raises as `freeze`."""
+        await self._do(wire.Down.THAW, "cgroup.freeze")
+
+    async def restart(self) -> None:
+        """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""
+        _, fds = await self._do(wire.Down.RESTART, "new processes")
+        self.take_descriptors(fds)
+
+    async def destroy(self) -> None:
+        """Kill every process and remove everything; also when it is dead already. Not cancelled.
+
+        Raises:
+            NetworkError: The launcher did not do it; its own end will.
+        """
+        try:
+            await self.channel.request(wire.Down.DESTROY, self.id)
+        finally:
+            self.close_descriptors()
+
+    async def _do(self, request: wire.Down, subject: str) -> tuple[wire.Record, list[int]]:
+        if self.lost is not None:
+            raise self.lost
+        record, fds = await self.channel.request(request, self.id)
+        if record.type is wire.Up.FAILED:
+            raise self.failure(record, subject)
+        return record, fds
+
+    def failure(self, record: wire.Record, subject: str) -> SetupError | NetworkError:
+        """A failed step as the exception that names it."""
+        if record.stage is wire.Stage.DIED and self.lost is not None:
+            return self.lost
+        return setup_error(record, describe(self.plan, record) or subject)
+
+
+def describe(plan: TemplatePlan, record: wire.Record) -> str | None:
+    """What a failed step was about: the path, the file, the limit."""
+    lists = {
+        wire.Stage.ROOT: [str(one) for one in plan.root_operations],
+        wire.Stage.MOUNT: [str(one) for one in plan.cell_operations],
+        wire.Stage.LIMIT: [f"{one.file}={one.value}" for one in (*plan.sandbox_writes, *plan.execution_writes)],
+        wire.Stage.SYSCTL: [f"/proc/sys/user/{name}={value}" for name, value in plan.user_sysctls],
+    }
+    items = lists.get(record.stage, [])
+    return items[record.index] if 0 <= record.index < len(items) else None

@@ -1,0 +1,286 @@
+"""One execution: pipes, launcher, pumps, record, observation."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from nsbox._cgroups import CounterSlot
+from nsbox._errors import NetworkError, SandboxError, program_start_error
+from nsbox._plan import ExecutionPlan
+from nsbox._seccomp import abi_name, syscall_name
+from nsbox._supervisor import wire
+from nsbox._supervisor.cell import Cell
+from nsbox._supervisor.pump import Budget, OutputPump, feed
+from nsbox._supervisor.sampling import Sampler
+from nsbox._verdict import KillReason, Observation, Violation
+
+_KILL_SECONDS = 10.0
+_PIPE_BYTES = 64 * 1024
+_REASON_LOST = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What an execution is beside its plan.
+
+    Attributes:
+        id: The launcher's name for it.
+        plan: What the launcher is told.
+        stdin: What the program can read.
+        keep_output: Whether to return what it wrote.
+        output_bytes: Most that it may write.
+        memory_bytes: The limit in force.
+        cpu_seconds: The limit in force, or None.
+        process_limit: The limit in force.
+        disk_bytes: The limit in force.
+        file_size_bytes: The limit in force.
+        cgroup_mode: As `CgroupTree.mode`.
+        sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
+    """
+
+    id: int
+    plan: ExecutionPlan
+    stdin: bytes
+    keep_output: bool
+    output_bytes: int
+    memory_bytes: int
+    cpu_seconds: float | None
+    process_limit: int
+    disk_bytes: int
+    file_size_bytes: int
+    cgroup_mode: str
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it ended."""
+
+    observation: Observation
+    stdout: bytes
+    stderr: bytes
+    suspended_seconds: float
+
+
+async def run_execution(cell: Cell, order: Order) -> Outcome:
+    """Run a program to its end.
+
+    Cancellation kills the execution, waits until its whole tree is dead, and goes on its way.
+
+    Raises:
+        ProgramStartError: The program, or the working directory, is not there or not to be used.
+        SetupError: The kernel refused a step before the program ran.
+        NetworkError: The launcher or the sandbox's PID 1 died.
+    """
+    with _pipes() as pipes:
+        killer = _Killer(cell, order.id)
+        budget = Budget(order.output_bytes, killer.output_limit)
+        pumps = (
+            OutputPump(pipes.stdout, budget, keep=order.keep_output),
+            OutputPump(pipes.stderr, budget, keep=order.keep_output),
+        )
+        sampler = Sampler(memory_bytes=order.memory_bytes, cpu_seconds=order.cpu_seconds, kill=killer.kill)
+        rest = pipes.give_stdin(order.stdin)
+        started = cell.channel.expect_start(order.id) if order.sampled else None
+        answer = await cell.begin(order.id, order.plan, pipes.theirs, tell_start=order.sampled)
+        pipes.close_theirs()
+        try:
+            async with trio.open_nursery() as nursery:
+                for pump in pumps:
+                    nursery.start_soon(pump.run)
+                if rest:
+                    nursery.start_soon(feed, pipes.take_stdin(), rest)
+                if started is not None:
+                    nursery.start_soon(_sample, sampler, started)
+                nursery.start_soon(killer.run)
+                record, _ = await answer.wait()
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if not answer.settled:
+                await _kill_and_wait(killer, answer.wait)
+            raise
+        for pump in pumps:
+            pump.drain()
+        if record.type is wire.Up.FAILED:
+            raise _start_failure(cell, order, record)
+        if record.reason == _REASON_LOST:
+            raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
+        return Outcome(
+            observation=_observe(cell, order, record, budget.dropped, sampler),
+            stdout=bytes(pumps[0].kept),
+            stderr=bytes(pumps[1].kept),
+            suspended_seconds=record.suspended_ns / 1e9,
+        )
+
+
+class _Killer:
+    """Kills an execution from where nothing can be awaited."""
+
+    def __init__(self, cell: Cell, id: int) -> None:
+        self._cell = cell
+        self._id = id
+        self._output = trio.Event()
+
+    def output_limit(self) -> None:
+        self._output.set()
+
+    async def run(self) -> None:
+        await self._output.wait()
+        await self.kill(KillReason.OUTPUT)
+
+    async def kill(self, reason: KillReason) -> None:
+        with contextlib.suppress(NetworkError):  # no launcher, no execution
+            await self._cell.kill(self._id, reason)
+
+
+async def _kill_and_wait(killer: _Killer, wait: object) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_SECONDS), contextlib.suppress(SandboxError):
+        await killer.kill(KillReason.CANCELLED)
+        await wait()  # type: ignore[operator]
+
+
+async def _sample(sampler: Sampler, started: object) -> None:
+    with contextlib.suppress(NetworkError):  # it has ended
+        _, fds = await started.wait()  # type: ignore[attr-defined]
+        try:
+            await sampler.run(fds[0])
+        finally:
+            os.close(fds[0])
+
+
+class _Pipes:
+    """The three pipes of an execution, ours and theirs."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._fds: set[int] = set()
+        their_stdin, self._stdin = self._pipe()
+        self.stdout, their_stdout = self._pipe()
+        self.stderr, their_stderr = self._pipe()
+        self.theirs = (their_stdin, their_stdout, their_stderr)
+        for fd in (self._stdin, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe2(os.O_CLOEXEC)
+        self._fds.update(ends)
+        return ends
+
+    def give_stdin(self, data: bytes) -> memoryview | None:
+        """Write what fits at once, and close if that was all; else what is left, for `feed`."""
+        written = 0
+        if data:
+            with contextlib.suppress(BlockingIOError):
+                written = os.write(self._stdin, memoryview(data)[:_PIPE_BYTES])
+        if written == len(data):
+            self.close(self._stdin)
+            return None
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, 1 << 20)
+        return memoryview(data)[written:]
+
+    def take_stdin(self) -> int:
+        self._fds.discard(self._stdin)
+        return self._stdin
+
+    def close_theirs(self) -> None:
+        for fd in self.theirs:
+            self.close(fd)
+
+    def close(self, fd: int) -> None:
+        if fd in self._fds:
+            self._fds.discard(fd)
+            os.close(fd)
+
+    def close_all(self) -> None:
+        for fd in tuple(self._fds):
+            self.close(fd)
+
+
+@contextlib.contextmanager
+def _pipes() -> Iterator[_Pipes]:
+    with contextlib.ExitStack() as stack:
+        pipes = _Pipes(stack)
+        try:
+            yield pipes
+        finally:
+            pipes.close_all()
+
+
+def _start_failure(cell: Cell, order: Order, record: wire.Record) -> SandboxError:
+    """Whose fault it is: a program or directory that is not there is the caller's, all else the host's."""
+    if record.stage is wire.Stage.EXEC:
+        return program_start_error(os.fsdecode(order.plan.argv[0]), record.error)
+    if record.stage is wire.Stage.DIRECTORY:
+        return program_start_error(order.plan.directory, record.error, "the working directory")
+    return cell.failure(record, "starting the program")
+
+
+def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler: Sampler) -> Observation:
+    def count(slot: CounterSlot) -> int:
+        value = record.counters[slot]
+        return 0 if value == wire.UNKNOWN else value
+
+    user, system = record.user_us, record.system_us
+    cpu_us = count(CounterSlot.CPU_USEC)
+    if cpu_us:
+        user, system = count(CounterSlot.USER_USEC), count(CounterSlot.SYSTEM_USEC)
+    return Observation(
+        wait_status=record.wait_status,
+        reason=KillReason(record.reason),
+        violation=_violation(record),
+        oom_kills=count(CounterSlot.OOM_KILLS),
+        processes_refused=_refused(cell, record),
+        quota_full=_quota_full(cell),
+        bytes_dropped=dropped,
+        wall_seconds=record.wall_ns / 1e9,
+        cpu_seconds=max(cpu_us / 1e6 or (user + system) / 1e6, sampler.cpu_seen),
+        user_seconds=user / 1e6,
+        system_seconds=system / 1e6,
+        peak_memory_bytes=max(count(CounterSlot.MEMORY_PEAK), sampler.peak_memory_bytes),
+        process_count_peak=max(count(CounterSlot.PIDS_PEAK), sampler.peak_processes),
+        read_bytes=record.read_bytes,
+        written_bytes=record.written_bytes,
+        max_rss_bytes=record.max_rss_bytes,
+        memory_limit_bytes=order.memory_bytes,
+        cgroup_mode="none" if order.sampled else order.cgroup_mode,
+        wall_limit_seconds=order.plan.wall_ns / 1e9,
+        cpu_limit_seconds=order.cpu_seconds,
+        output_limit_bytes=order.output_bytes,
+        process_limit=order.process_limit,
+        disk_limit_bytes=order.disk_bytes,
+        file_size_limit_bytes=order.file_size_bytes,
+    )
+
+
+def _violation(record: wire.Record) -> Violation | None:
+    if record.violation_number < 0 and not record.violation_arch:
+        return None
+    number, arch = record.violation_number, record.violation_arch
+    return Violation(
+        number=number, name=syscall_name(number, arch), architecture=abi_name(number, arch),
+        arguments=record.violation_args,
+    )  # fmt: skip
+
+
+def _refused(cell: Cell, record: wire.Record) -> int:
+    """Forks refused: by the execution's own limit, or else by the sandbox's, which several executions share."""
+    own = record.counters[CounterSlot.PIDS_REFUSED]
+    shared = record.counters[CounterSlot.SANDBOX_PIDS_REFUSED]
+    before, cell.refused_before = cell.refused_before, 0 if shared == wire.UNKNOWN else shared
+    if own not in (0, wire.UNKNOWN):
+        return own
+    return 0 if shared == wire.UNKNOWN else max(0, shared - before)
+
+
+def _quota_full(cell: Cell) -> bool:
+    if cell.quota < 0:
+        return False
+    found = os.fstatvfs(cell.quota)
+    return found.f_bavail == 0 or found.f_favail == 0

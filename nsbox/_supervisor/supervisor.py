@@ -1,0 +1,222 @@
+"""One supervisor per trio run: it has a launcher, tells it about kinds of sandboxes, and makes sandboxes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Hashable
+
+import trio
+
+from nsbox._config import SandboxConfig
+from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._plan import TemplatePlan, disk_backed, plan_template
+from nsbox._seccomp import compile_policy
+from nsbox._supervisor import wire
+from nsbox._supervisor.cell import Cell, describe
+from nsbox._supervisor.channel import Channel
+from nsbox._supervisor.image import disk_image
+from nsbox._supervisor.start import Launcher, setup_error, start_launcher
+
+_KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
+_END_SECONDS = 5.0
+
+_current: trio.lowlevel.RunVar[Supervisor | None] = trio.lowlevel.RunVar("nsbox supervisor", None)
+_starting: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("nsbox supervisor starting")
+
+
+async def current_supervisor() -> Supervisor:
+    """This trio run's supervisor, started if there is none or its launcher has died.
+
+    It ends with the run, and with it every sandbox that was made here.
+
+    Raises:
+        SetupError: The launcher could not be started.
+        UnsupportedHostError: The host lacks something that no sandbox can do without.
+    """
+    try:
+        lock = _starting.get()
+    except LookupError:
+        lock = trio.Lock()
+        _starting.set(lock)
+    async with lock:
+        supervisor = _current.get()
+        if supervisor is None or supervisor.channel.broken:
+            supervisor = await _start()
+            _current.set(supervisor)
+        return supervisor
+
+
+async def _start() -> Supervisor:
+    with trio.CancelScope(shield=True):  # some milliseconds; half a launcher is nobody's to clean up
+        launcher = await trio.to_thread.run_sync(start_launcher)
+    supervisor = Supervisor(launcher)
+    trio.lowlevel.spawn_system_task(supervisor.serve, name="nsbox supervisor")
+    return supervisor
+
+
+async def stop_current() -> None:
+    """End this run's supervisor, if it has one: every process, cgroup and descriptor of it is gone afterwards."""
+    supervisor = _current.get()
+    if supervisor is not None:
+        _current.set(None)
+        await supervisor.stop()
+
+
+class Supervisor:
+    """See `current_supervisor`.
+
+    Args:
+        launcher: One that answers.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._owner = os.getpid()
+        self._cells: dict[int, Cell] = {}
+        self._kinds: OrderedDict[Hashable, tuple[int, TemplatePlan]] = OrderedDict()
+        self._telling = trio.Lock()
+        self._numbers = itertools.count(1)
+        self._serving = trio.CancelScope()
+        self._ended = trio.Event()
+        self.channel = Channel(launcher.socket, self._lose)
+        self.tree = launcher.tree
+        self.ids = launcher.ids
+        self.allowed_cpus = len(os.sched_getaffinity(0))
+
+    def next_number(self) -> int:
+        """A number that nothing of this supervisor's has had."""
+        return next(self._numbers)
+
+    async def serve(self) -> None:
+        """The supervisor's one task."""
+        try:
+            with self._serving:
+                await self.channel.read()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end()
+
+    async def stop(self) -> None:
+        """End the launcher and wait until nothing of it is left."""
+        self._serving.cancel()
+        await self._ended.wait()
+
+    async def _end(self) -> None:
+        self.channel.close()
+        for cell in tuple(self._cells.values()):
+            self._lose(cell.id)
+        with trio.move_on_after(_END_SECONDS):
+            await trio.lowlevel.wait_readable(self._launcher.pidfd)
+        self._launcher.wait_ended()
+        os.close(self._launcher.pidfd)
+        with contextlib.suppress(SetupError):  # the next start collects what could not be removed
+            await trio.to_thread.run_sync(self.tree.remove)
+        self._ended.set()
+
+    def _lose(self, id: int) -> None:
+        if cell := self._cells.pop(id, None):
+            cell.lose()
+
+    async def create(self, config: SandboxConfig) -> Cell:
+        """A new sandbox.
+
+        Cancellation: the sandbox is made and destroyed again, or not made.
+
+        Raises:
+            ConfigError: The configuration cannot work here.
+            UnsupportedHostError: The host lacks something that it asks for.
+            SetupError: The kernel refused a step; nothing is left.
+            NetworkError: The launcher died.
+        """
+        if disk_backed(config):
+            async with self._own_kind(config) as (kind, plan):
+                return await self._create(kind, plan)
+        return await self._create(*await self._shared_kind(config))
+
+    async def _create(self, kind: int, plan: TemplatePlan) -> Cell:
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        self._cells[cell.id] = cell
+        try:
+            record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
+            if record.type is wire.Up.FAILED:
+                raise cell.failure(record, "the sandbox")
+            cell.take_descriptors(fds)
+        except BaseException:
+            self._cells.pop(cell.id, None)
+            raise
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            await self.destroy(cell)
+            raise
+        return cell
+
+    async def destroy(self, cell: Cell) -> None:
+        """End a sandbox; everything of it is gone afterwards. Not cancelled.
+
+        Raises:
+            NetworkError: The launcher has died; what it left is gone with it.
+        """
+        self._cells.pop(cell.id, None)
+        if cell.lost is not None:
+            cell.close_descriptors()
+            return
+        with contextlib.suppress(NetworkError):
+            await cell.destroy()
+
+    async def _shared_kind(self, config: SandboxConfig) -> tuple[int, TemplatePlan]:
+        key = _kind_of(config)
+        known = self._kinds.get(key)
+        if known is not None:
+            self._kinds.move_to_end(key)
+            return known
+        async with self._telling:
+            if key not in self._kinds:
+                self._kinds[key] = await self._tell(self._plan(config, None))
+                while len(self._kinds) > _KINDS_KEPT:
+                    _, (oldest, _) = self._kinds.popitem(last=False)
+                    await self.channel.send(wire.Down.FORGET, oldest)
+            return self._kinds[key]
+
+    @contextlib.asynccontextmanager
+    async def _own_kind(self, config: SandboxConfig) -> AsyncIterator[tuple[int, TemplatePlan]]:
+        """A kind for one sandbox, which has a disk image of its own; told, and forgotten again once that is made."""
+        with contextlib.ExitStack() as stack:
+            with trio.CancelScope(shield=True):
+                fd, device = await trio.to_thread.run_sync(stack.enter_context, disk_image(config.resources.disk))
+            self.tree.enable(frozenset({"io"}))
+            kind, plan = await self._tell(self._plan(config, device), [fd])
+            try:
+                yield kind, plan
+            finally:
+                with contextlib.suppress(NetworkError), trio.CancelScope(shield=True):
+                    await self.channel.send(wire.Down.FORGET, kind)
+
+    def _plan(self, config: SandboxConfig, device: tuple[int, int] | None) -> TemplatePlan:
+        if config.resources.cpu.cpuset is not None:
+            self.tree.enable(frozenset({"cpuset"}))
+        return plan_template(config, self.tree, self.ids, compile_policy(config.security), device=device)
+
+    async def _tell(self, plan: TemplatePlan, fds: list[int] | None = None) -> tuple[int, TemplatePlan]:
+        kind = self.next_number()
+        record, _ = await self.channel.request(
+            wire.Down.TEMPLATE, kind, payload=wire.encode_template(plan), fds=fds or []
+        )
+        if record.type is wire.Up.FAILED:
+            raise _template_failure(plan, record)
+        return kind, plan
+
+
+def _template_failure(plan: TemplatePlan, record: wire.Record) -> SandboxError:
+    return setup_error(record, describe(plan, record) or "the root of the sandbox")
+
+
+def _kind_of(config: SandboxConfig) -> Hashable:
+    """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
+    return (
+        config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
+        config.enforcement.enforce_memory_limits,
+    )  # fmt: skip
