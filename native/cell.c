@@ -43,30 +43,41 @@ static int make_cgroups(struct launcher *launcher, struct cell *cell, struct fai
 		return -1;
 	(void)snprintf(init, sizeof init, "%s/init", path);
 	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
-		if ((template->hierarchies >> i & 1) && launcher->hierarchies[i].born_inside
+		if ((template->hierarchies >> i & 1) && launcher->hierarchies[i].init_leaf
 		    && mkdirat(launcher->hierarchies[i].base, init, 0755) < 0)
 			return fail(failure, STAGE_CGROUP, (int)i);
 	return 0;
 }
 
-static bool remove_cgroups(struct launcher *launcher, struct cell *cell)
+/* Where PID 1 is born. */
+static void init_path(const struct launcher *launcher, const struct cell *cell, char *path)
 {
-	char path[CGROUP_PATH], init[CGROUP_PATH + 8];
+	bool leaf = false;
+
+	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
+		leaf |= launcher->hierarchies[i].init_leaf;
+	(void)snprintf(path, CGROUP_PATH, leaf ? "s%u/init" : "s%u", cell->number);
+}
+
+/* False while something in it is still dying. */
+static bool all_dead(struct launcher *launcher, struct cell *cell)
+{
+	char path[CGROUP_PATH], init[CGROUP_PATH];
 
 	cell_path(cell, path);
-	(void)snprintf(init, sizeof init, "%s/init", path);
-	return cgroup_remove(launcher, cell->template->hierarchies, init, false)
-	       && cgroup_remove(launcher, cell->template->hierarchies, path, false);
+	init_path(launcher, cell, init);
+	return cgroup_remove_v2(launcher, cell->template->hierarchies, init)
+	       && cgroup_remove_v2(launcher, cell->template->hierarchies, path);
 }
 
 static int clone_init(struct launcher *launcher, struct cell *cell, struct failure *failure)
 {
 	struct birth birth = { .launcher = launcher, .cell = cell };
-	char path[CGROUP_PATH], init[CGROUP_PATH + 8];
+	char path[CGROUP_PATH], init[CGROUP_PATH];
 	int pair[2];
 
 	cell_path(cell, path);
-	(void)snprintf(init, sizeof init, "%s/init", path);
+	init_path(launcher, cell, init);
 	if (cgroup_open_joins(launcher, cell->template->hierarchies, path, NULL, birth.joins, failure) < 0)
 		return -1;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -180,6 +191,22 @@ void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason rea
 	launcher->tick_at = now_ns() + TICK_NS / 4;
 }
 
+/* All of it is dead: what is left are empty directories of version 1, removed before anything else is done. */
+static void tell_end(struct launcher *launcher, struct cell *cell)
+{
+	if (cell->told_end)
+		return;
+	cell->told_end = true;
+	if (cell->restart_id && !cell->adopted)
+		tell_failed(launcher, DOWN_RESTART, cell->restart_id, &cell->failure);
+	else if (cell->destroy_asked)
+		tell_done(launcher, DOWN_DESTROY, cell->id);
+	else if (cell->id && cell->adopted)
+		tell(launcher, &(struct up){ .type = UP_LOST, .id = cell->id }, NULL, 0);
+	else if (cell->id)
+		tell_failed(launcher, DOWN_CREATE, cell->id, &cell->failure);
+}
+
 /* Moves a dying cell towards its end, as far as it goes now. */
 void cell_settle(struct launcher *launcher, struct cell *cell)
 {
@@ -195,18 +222,17 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	}
 	if (waiting)
 		return;
-	if (!remove_cgroups(launcher, cell)) {
+	if (!all_dead(launcher, cell)) {
+		launcher->tick_at = now_ns() + TICK_NS / 4;
+		return;
+	}
+	char path[CGROUP_PATH];
+	cell_path(cell, path);
+	tell_end(launcher, cell);
+	if (!cgroup_remove(launcher, cell->template->hierarchies, path, false)) {
 		launcher->tick_at = now_ns() + TICK_NS;
 		return;
 	}
-	if (cell->restart_id && !cell->adopted)
-		tell_failed(launcher, DOWN_RESTART, cell->restart_id, &cell->failure);
-	else if (cell->destroy_asked)
-		tell_done(launcher, DOWN_DESTROY, cell->id);
-	else if (cell->id && cell->adopted)
-		tell(launcher, &(struct up){ .type = UP_LOST, .id = cell->id }, NULL, 0);
-	else if (cell->id)
-		tell_failed(launcher, DOWN_CREATE, cell->id, &cell->failure);
 	release(launcher, cell);
 }
 

@@ -71,6 +71,7 @@ int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const cha
 		if (!(hierarchies >> i & 1) || hierarchy->born_inside)
 			continue;
 		(void)snprintf(file, sizeof file, "%s/cgroup.procs", task && hierarchy->per_execution ? task : cell);
+		launcher->moved_at = now_ns();
 		joins[i] = openat(hierarchy->base, file, O_WRONLY | O_CLOEXEC);
 		if (joins[i] < 0) {
 			(void)fail(failure, STAGE_CGROUP, (int)i);
@@ -104,6 +105,13 @@ bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *pa
 		return false;
 	(void)snprintf(file, sizeof file, "%s/cgroup.kill", path);
 	return write_file_at(hierarchy->base, file, "1") == 0;
+}
+
+/* As `cgroup_remove`, in version 2 alone. Where there is one it tells that all of the group is dead. */
+bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path)
+{
+	const struct hierarchy *hierarchy = version_2(launcher, hierarchies);
+	return !hierarchy || unlinkat(hierarchy->base, path, AT_REMOVEDIR) == 0 || errno == ENOENT;
 }
 
 /* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events

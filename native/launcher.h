@@ -51,6 +51,7 @@ struct hierarchy {
 	int parent;           /* where `base` lies, to remove it at the end */
 	const char *name;     /* of `base` in `parent` */
 	bool born_inside;     /* version 2: processes are cloned into it; version 1: they move themselves, parked */
+	bool init_leaf;       /* PID 1 needs a leaf: version 2 with controllers has no processes in inner nodes */
 	bool per_execution;
 };
 
@@ -102,6 +103,7 @@ struct cell {
 	enum cell_state state;
 	bool adopted;           /* the supervisor was told that it is ready */
 	bool destroy_asked;
+	bool told_end;
 	bool reaped;
 	pid_t pid;
 	int pidfd;
@@ -128,6 +130,7 @@ struct task {
 	enum task_state state;
 	bool reaped;
 	bool killed;
+	bool reported;
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
 	pid_t pid;
 	int pidfd;
@@ -179,6 +182,8 @@ struct launcher {
 	struct outgoing *outgoing_first, *outgoing_last;
 	uint32_t next_number;
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
+	uint64_t active_at;      /* when something was asked for, or ended */
+	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
 	uint64_t tick_at;        /* when something that could not be removed yet is tried again; 0: nothing */
 };
 
@@ -279,6 +284,7 @@ int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const cha
 void close_joins(int *joins);
 int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path);
+bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task);

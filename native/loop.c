@@ -9,7 +9,7 @@
 #include "launcher.h"
 #include "sys.h"
 
-enum { FAREWELL_NS = 2000000000 };
+enum { FAREWELL_NS = 2000000000, WARM_NS = 4000000, QUIET_NS = 6000000 };
 
 int watch(struct launcher *launcher, struct source *source)
 {
@@ -32,6 +32,7 @@ static void reap(struct launcher *launcher)
 	struct rusage usage;
 	pid_t pid;
 
+	launcher->active_at = now_ns();
 	while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
 		if (!task_reaped(launcher, pid, status, &usage))
 			(void)cell_reaped(launcher, pid); /* neither: nothing of ours is left of it */
@@ -99,9 +100,22 @@ static void on_time(struct launcher *launcher)
 	}
 }
 
+/* A process that moves between cgroups of version 1 after a pause waits some 10 ms for an RCU grace period, and all
+ * that is done with cgroups meanwhile waits for it, for it holds cgroup_mutex. Right after another move it takes 20 us.
+ * So spares are made at once where moves follow each other closely, and else when nothing else is going on. */
+static bool moves_would_hurt(struct launcher *launcher, uint64_t now)
+{
+	if (!launcher->moved_at || now < launcher->moved_at + WARM_NS || now >= launcher->active_at + QUIET_NS)
+		return false;
+	launcher->refill_at = launcher->active_at + QUIET_NS;
+	return true;
+}
+
 static bool refill(struct launcher *launcher)
 {
-	if (!launcher->refill_at || launcher->refill_at > now_ns() || launcher->over)
+	uint64_t now = now_ns();
+
+	if (!launcher->refill_at || launcher->refill_at > now || launcher->over || moves_would_hurt(launcher, now))
 		return false;
 	if (!cells_refill(launcher))
 		launcher->refill_at = 0;

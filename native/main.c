@@ -127,13 +127,14 @@ static int read_setup(struct launcher *launcher, const int *fds, unsigned fd_cou
 	launcher->ids.outside = read_u32(&reader);
 	launcher->ids.count = read_u32(&reader);
 	launcher->id_ranges = read_u32(&reader);
-	launcher->hierarchy_count = read_count(&reader, 13);
+	launcher->hierarchy_count = read_count(&reader, 17);
 	if (launcher->hierarchy_count > MAX_HIERARCHIES || fd_count < 2 * launcher->hierarchy_count)
 		return -1;
 	for (uint32_t i = 0; i < launcher->hierarchy_count; i++) {
 		struct hierarchy *hierarchy = &launcher->hierarchies[i];
 		hierarchy->born_inside = read_u32(&reader) == 2;
 		hierarchy->per_execution = read_u32(&reader);
+		hierarchy->init_leaf = read_u32(&reader);
 		hierarchy->name = read_string(&reader);
 		hierarchy->base = fds[next_fd++];
 		hierarchy->parent = fds[next_fd++];

@@ -340,17 +340,24 @@ void task_settle(struct launcher *launcher, struct task *task)
 	task_path(task, at);
 	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
 		counters[i] = UINT64_MAX;
-	for (uint32_t i = 0; i < launcher->counter_count && task->id; i++)
+	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
 		counters[launcher->counters[i].slot] = cgroup_count(launcher, hierarchies, &launcher->counters[i], cell_at, at);
-	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;
 		return;
 	}
-	if (task->id && task->failure.stage)
-		tell_failed(launcher, DOWN_EXEC, task->id, &task->failure);
-	else if (task->id)
-		report(launcher, task, counters);
+	if (task->id && !task->reported) {
+		task->reported = true; /* all of it is dead: the empty directories of version 1 need not be waited for */
+		if (task->failure.stage)
+			tell_failed(launcher, DOWN_EXEC, task->id, &task->failure);
+		else
+			report(launcher, task, counters);
+	}
+	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+		launcher->tick_at = now_ns() + TICK_NS / 4;
+		return;
+	}
 	struct cell *cell = task->cell;
 	release(launcher, task);
 	if (cell->state == CELL_DYING)

@@ -30,6 +30,18 @@ COMMAND = "command"
 """The language of what `run` and `shell` run."""
 
 
+class _Totals:
+    """What `SandboxMetadata` is made from, when somebody asks."""
+
+    __slots__ = ("cpu_seconds", "created_at", "executions", "last_active_at", "peak_memory_bytes")
+
+    def __init__(self, now: datetime) -> None:
+        self.created_at = self.last_active_at = now
+        self.executions = 0
+        self.cpu_seconds = 0.0
+        self.peak_memory_bytes = 0
+
+
 class SandboxCore:
     """One sandbox. See `AsyncSandbox`, whose methods are these.
 
@@ -54,10 +66,7 @@ class SandboxCore:
         self._idle = trio.Event()
         self._idle.set()
         self._before_suspension = _S.RUNNING
-        now = datetime.now(UTC)
-        self._metadata = SandboxMetadata(
-            created_at=now, last_active_at=now, tags=config.tags, environment=config.environment
-        )
+        self._totals = _Totals(datetime.now(UTC))
         self._passwd: str | None = None
 
     # ------------------------------------------------------------ what it is
@@ -68,7 +77,17 @@ class SandboxCore:
 
     @property
     def metadata(self) -> SandboxMetadata:
-        return self._metadata
+        totals = self._totals
+        return SandboxMetadata(
+            created_at=totals.created_at,
+            last_active_at=totals.last_active_at,
+            total_executions=totals.executions,
+            total_cpu_time=totals.cpu_seconds,
+            total_memory_used=totals.peak_memory_bytes,
+            total_disk_used=0 if self._cell is None else self._cell.disk_used_bytes(),
+            tags=self.config.tags,
+            environment=self.config.environment,
+        )
 
     @property
     def executions(self) -> Mapping[str, Execution]:
@@ -87,11 +106,7 @@ class SandboxCore:
         }
 
     def _note_change(self, old: SandboxStatus, new: SandboxStatus) -> None:
-        self._update_metadata()
-
-    def _update_metadata(self, **changes: object) -> None:
-        known = {name: getattr(self._metadata, name) for name in SandboxMetadata.__dataclass_fields__}
-        self._metadata = SandboxMetadata(**{**known, "last_active_at": datetime.now(UTC), **changes})
+        self._totals.last_active_at = datetime.now(UTC)
 
     # ------------------------------------------------------------ its life
 
@@ -290,17 +305,16 @@ class SandboxCore:
         self._running[execution.id] = execution.started(datetime.now(UTC))
         self._numbers[execution.id] = order.id
         self._idle = trio.Event() if self._idle.is_set() else self._idle
-        self._update_metadata(total_executions=self._metadata.total_executions + 1)
+        self._totals.executions += 1
         if self.status is not _S.BUSY:
             self._machine.to(_S.BUSY)
 
     def _end(self, execution: Execution, result: ExecutionResult | None) -> None:
         del self._running[execution.id], self._numbers[execution.id]
         if result is not None and result.metrics is not None:
-            self._update_metadata(
-                total_cpu_time=self._metadata.total_cpu_time + result.metrics.cpu_seconds,
-                total_memory_used=max(self._metadata.total_memory_used, result.metrics.peak_memory_bytes),
-            )
+            self._totals.cpu_seconds += result.metrics.cpu_seconds
+            self._totals.peak_memory_bytes = max(self._totals.peak_memory_bytes, result.metrics.peak_memory_bytes)
+        self._totals.last_active_at = datetime.now(UTC)
         if not self._running:
             self._idle.set()
             if self.status is _S.BUSY:

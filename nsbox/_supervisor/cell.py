@@ -54,6 +54,13 @@ class Cell:
                 os.close(fd)
         self.pidfd = self.root = self.quota = self.source = -1
 
+    def disk_used_bytes(self) -> int:
+        """What is written in the sandbox, now."""
+        if self.quota < 0:
+            return 0
+        found = os.fstatvfs(self.quota)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
+
     def lose(self) -> None:
         """Its PID 1 has died: every process in it is dead."""
         self.lost = NetworkError("the sandbox's PID 1 has died, and every process with it")

@@ -141,7 +141,26 @@ class Channel:
         finally:
             os.close(memfd)
 
+    def _try_to_send(self, parts: list[bytes], fds: Sequence[int]) -> bool:
+        """Send at once, if nobody else is waiting to. False: there is no room."""
+        if self._broken is not None:
+            raise self._broken
+        if self._sending.locked():
+            return False
+        try:
+            socket.send_fds(self._socket, parts, fds)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            if exc.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            self._break(NetworkError("the launcher has ended"))
+            raise NetworkError("the launcher has ended") from exc
+        return True
+
     async def _send_packet(self, parts: list[bytes], fds: Sequence[int]) -> None:
+        if self._try_to_send(parts, fds):
+            return
         async with self._sending:
             while True:
                 if self._broken is not None:

@@ -16,11 +16,14 @@ from nsbox._plan import ExecutionPlan
 from nsbox._seccomp import abi_name, syscall_name
 from nsbox._supervisor import wire
 from nsbox._supervisor.cell import Cell
+from nsbox._supervisor.channel import Answer
 from nsbox._supervisor.pump import Budget, OutputPump, feed
 from nsbox._supervisor.sampling import Sampler
 from nsbox._verdict import KillReason, Observation, Violation
 
 _KILL_SECONDS = 10.0
+_SHORT_SECONDS = 0.002
+"""A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes, or it would not have."""
 _PIPE_BYTES = 64 * 1024
 _REASON_LOST = 7
 
@@ -91,20 +94,25 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
         answer = await cell.begin(order.id, order.plan, pipes.theirs, tell_start=order.sampled)
         pipes.close_theirs()
         try:
-            async with trio.open_nursery() as nursery:
-                for pump in pumps:
-                    nursery.start_soon(pump.run)
-                if rest:
-                    nursery.start_soon(feed, pipes.take_stdin(), rest)
-                if started is not None:
-                    nursery.start_soon(_sample, sampler, started)
-                nursery.start_soon(killer.run)
-                record, _ = await answer.wait()
-                nursery.cancel_scope.cancel()
+            if not rest and started is None:
+                with trio.move_on_after(_SHORT_SECONDS):
+                    await answer.settled_event.wait()
+            if not answer.settled:
+                async with trio.open_nursery() as nursery:
+                    for pump in pumps:
+                        nursery.start_soon(pump.run)
+                    if rest:
+                        nursery.start_soon(feed, pipes.take_stdin(), rest)
+                    if started is not None:
+                        nursery.start_soon(_sample, sampler, started)
+                    nursery.start_soon(killer.run)
+                    await answer.settled_event.wait()
+                    nursery.cancel_scope.cancel()
         except BaseException:
             if not answer.settled:
-                await _kill_and_wait(killer, answer.wait)
+                await _kill_and_wait(killer, answer)
             raise
+        record, _ = answer.take()
         for pump in pumps:
             pump.drain()
         if record.type is wire.Up.FAILED:
@@ -139,15 +147,15 @@ class _Killer:
             await self._cell.kill(self._id, reason)
 
 
-async def _kill_and_wait(killer: _Killer, wait: object) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_SECONDS), contextlib.suppress(SandboxError):
+async def _kill_and_wait(killer: _Killer, answer: Answer) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_SECONDS):
         await killer.kill(KillReason.CANCELLED)
-        await wait()  # type: ignore[operator]
+        await answer.settled_event.wait()
 
 
-async def _sample(sampler: Sampler, started: object) -> None:
+async def _sample(sampler: Sampler, started: Answer) -> None:
     with contextlib.suppress(NetworkError):  # it has ended
-        _, fds = await started.wait()  # type: ignore[attr-defined]
+        _, fds = await started.wait()
         try:
             await sampler.run(fds[0])
         finally:

@@ -173,6 +173,7 @@ def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
     for hierarchy in tree.hierarchies:
         payload.u32(hierarchy.version)
         payload.u32(hierarchy.per_execution)
+        payload.u32(hierarchy.version == 2 and bool(hierarchy.controllers))  # PID 1 in a leaf of its own
         payload.text(hierarchy.path.name)
     wanted = counters(tree)
     payload.u32(len(wanted))
