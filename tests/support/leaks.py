@@ -1,0 +1,114 @@
+"""What a test could leave behind, counted before and after it.
+
+Other runs of nsbox may be at work on the same machine. Cgroups and files therefore count as ours unless the process
+whose pid is in their name lives and is not a descendant of this one.
+"""
+
+import os
+import re
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+import needs
+
+DIRECTORIES = ("/run", f"/run/user/{os.getuid()}", "/var/tmp", "/dev/shm", tempfile.gettempdir())
+
+
+def parents() -> dict[int, int]:
+    """The parent of every process that can be seen, zombies too (proc_pid_stat(5))."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended while we looked
+            found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
+def descendants() -> set[int]:
+    """Every process below this one."""
+    tree = parents()
+    found: set[int] = set()
+    level = {os.getpid()}
+    while level:
+        level = {pid for pid, parent in tree.items() if parent in level}
+        found |= level
+    return found
+
+
+def is_foreign(name: str, ours: set[int]) -> bool:
+    """Whether the owner that `nsbox-<pid>-…` names is alive and not one of ours."""
+    pid = re.match(r"nsbox-(\d+)\b", name)
+    return pid is not None and int(pid[1]) not in ours and Path("/proc", pid[1]).exists()
+
+
+def command_of(name: str) -> str:
+    """What a counted process runs, for a message; nothing for what is no process."""
+    try:
+        command = Path("/proc", name.removeprefix("process "), "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return ": " + (command.replace(b"\0", b" ").decode(errors="replace").strip() or "zombie")
+
+
+def open_files() -> Counter[str]:
+    """The link targets of this process's fds, without the numbers that are new with every socket and pipe."""
+    found: Counter[str] = Counter()
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208  # a Path would be made of each
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")  # noqa: PTH115  # the text itself is wanted
+        except FileNotFoundError:
+            continue  # the directory's own fd
+        found[f"fd: {re.sub(r':.[0-9]+.$', '', target)}"] += 1
+    return found
+
+
+def threads() -> Counter[str]:
+    """Native threads; trio's idle worker threads, which it keeps for ten seconds, are not counted."""
+    idle = {thread.native_id for thread in threading.enumerate() if thread.name.startswith("Trio thread")}
+    count = len({int(task) for task in os.listdir("/proc/self/task")} - idle)  # noqa: PTH208  # see above
+    return Counter({"thread": count})
+
+
+def cgroup_directories(ours: set[int]) -> Counter[str]:
+    """Directories named nsbox-* in every mounted hierarchy; the highest of each tree."""
+    found: Counter[str] = Counter()
+    for point, kind, _ in needs.mounts():
+        if not kind.startswith("cgroup"):
+            continue
+        for directory, names, _ in os.walk(point):
+            for name in [name for name in names if name.startswith("nsbox-")]:
+                names.remove(name)
+                if not is_foreign(name, ours):
+                    found[f"cgroup: {directory}/{name}"] += 1
+    return found
+
+
+def files(ours: set[int]) -> Counter[str]:
+    """Files and directories named nsbox-* where programs put what is temporary."""
+    entries = (path for directory in dict.fromkeys(DIRECTORIES) for path in Path(directory).glob("nsbox*"))
+    return Counter(f"file: {path}" for path in entries if not is_foreign(path.name, ours))
+
+
+def loop_devices() -> Counter[str]:
+    """Loop devices with a file behind them."""
+    backing = Path("/sys/block").glob("loop*/loop/backing_file")
+    return Counter(f"{path.parts[3]}: {path.read_text().strip()}" for path in backing)
+
+
+def snapshot() -> Counter[str]:
+    """All of it."""
+    below = descendants()
+    ours = below | {os.getpid()}
+    mounted = Counter(f"mount: {point}" for point, _, _ in needs.mounts() if "nsbox" in point)
+    processes = Counter(f"process {pid}" for pid in below)
+    return processes + open_files() + threads() + cgroup_directories(ours) + files(ours) + loop_devices() + mounted
+
+
+def left_behind(before: Counter[str], after: Counter[str]) -> list[str]:
+    """What there is more of after than before, one line each."""
+    return sorted(f"{name}{command_of(name)} ({count} more)" for name, count in (after - before).items())

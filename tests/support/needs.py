@@ -1,0 +1,133 @@
+"""What a test may need of the host (the `needs_…` markers), and which lane gives it.
+
+Each need has one probe, which returns why it is missing, or None. Probes look, and change nothing.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+CONTROLLERS = frozenset({"cpu", "memory", "pids"})
+
+
+def mounts() -> list[tuple[str, str, frozenset[str]]]:
+    """Mount point, type and super options of each mount of this process (proc_pid_mountinfo(5))."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        own, _, foreign = line.partition(" - ")
+        kind, _, options = foreign.split(" ", 2)
+        found.append((own.split()[4], kind, frozenset(options.split(","))))
+    return found
+
+
+def unified_root() -> Path | None:
+    """Where cgroup v2 is mounted."""
+    return next((Path(point) for point, kind, _ in mounts() if kind == "cgroup2"), None)
+
+
+def v1_root(controller: str) -> Path | None:
+    """Where the cgroup v1 hierarchy of `controller` is mounted."""
+    return next((Path(point) for point, kind, options in mounts() if kind == "cgroup" and controller in options), None)
+
+
+def own_unified_cgroup() -> Path | None:
+    """The v2 directory that this process is in."""
+    root = unified_root()
+    own = next(
+        (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), None
+    )
+    return None if root is None or own is None else root / own.lstrip("/")
+
+
+def unified_controllers(directory: Path | None) -> frozenset[str]:
+    """The controllers that a v2 directory has; none where there is no such directory."""
+    return frozenset() if directory is None else frozenset((directory / "cgroup.controllers").read_text().split())
+
+
+def root() -> str | None:
+    """The user that runs is root."""
+    return None if os.geteuid() == 0 else "not running as root"
+
+
+def rootless() -> str | None:
+    """The user that runs is none of the privileged, and may make a user namespace."""
+    if os.geteuid() == 0:
+        return "running as root"
+    made = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, text=True, check=False)
+    return None if made.returncode == 0 else f"no user namespaces for users: {made.stderr.strip()}"
+
+
+def hybrid() -> str | None:
+    """Controllers on v1, and v2 beside them."""
+    lacking = sorted(name for name in CONTROLLERS if v1_root(name) is None)
+    if lacking:
+        return f"no cgroup v1 hierarchy of {', '.join(lacking)}"
+    return None if unified_root() is not None else "cgroup v2 is not mounted"
+
+
+def unified() -> str | None:
+    """The controllers are on v2."""
+    lacking = sorted(CONTROLLERS - unified_controllers(unified_root()))
+    return f"cgroup v2 does not have {', '.join(lacking)}" if lacking else None
+
+
+def cgroups() -> str | None:
+    """Directories with the controllers can be made, on v1 or on v2, by this user."""
+    if unified() is None:
+        own = own_unified_cgroup()
+        if own is not None and os.access(own, os.W_OK) and unified_controllers(own) >= CONTROLLERS:
+            return None
+        return f"{own} is not this user's to divide, or lacks controllers"
+    closed = [name for name in sorted(CONTROLLERS) if not os.access(v1_root(name) or "/nonexistent", os.W_OK)]
+    return f"no writable cgroup of {', '.join(closed)}" if closed else None
+
+
+def delegation() -> str | None:
+    """The v2 directory that an unprivileged process is in belongs to its user (cgroup v2, "Model of Delegation")."""
+    own = own_unified_cgroup()
+    if os.geteuid() == 0:
+        return "running as root"
+    return None if own is not None and own.stat().st_uid == os.geteuid() else f"cgroup {own} is not this user's"
+
+
+def loop() -> str | None:
+    """Images can be made, and mounted through loop devices."""
+    if not os.access("/dev/loop-control", os.W_OK):
+        return "no access to /dev/loop-control"
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return None if shutil.which("mkfs.ext4", path=path) else "mkfs.ext4 is not installed (package e2fsprogs)"
+
+
+PROBES: Mapping[str, Callable[[], str | None]] = {
+    "needs_root": cache(root),
+    "needs_rootless": cache(rootless),
+    "needs_hybrid": cache(hybrid),
+    "needs_unified": cache(unified),
+    "needs_cgroups": cache(cgroups),
+    "needs_delegation": cache(delegation),
+    "needs_loop": cache(loop),
+}
+
+LANES: Mapping[str, frozenset[str]] = {
+    "hybrid-root": frozenset({"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop"}),
+    "unified-root": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
+    "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
+    "rootless": frozenset({"needs_rootless"}),
+    "rootless-delegated": frozenset({"needs_rootless", "needs_delegation"}),
+}
+"""The needs that each lane of `scripts/test` has to provide."""
+
+ONLY: Mapping[str, frozenset[str]] = {
+    "unified": frozenset({"lane_unified", "needs_unified"}),
+    "rootless-delegated": frozenset({"needs_delegation"}),
+}
+"""Lanes that run no other tests than those with one of these markers."""
+
+
+def belongs(lane: str, markers: frozenset[str]) -> bool:
+    """Whether a test with these markers is one of the lane's."""
+    wanted = lane not in ONLY or bool(markers & ONLY[lane])
+    return wanted and markers & frozenset(PROBES) <= LANES[lane]
