@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 import trio
 
 from nsbox._config import ExecutionOptions, ResourceAllocation, SandboxConfig, make_config, make_options
+from nsbox._config.validation import texts
 from nsbox._core import SandboxCore
 from nsbox._errors import ConfigError, InvalidStateError
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
@@ -92,14 +93,12 @@ def check_argv(argv: Sequence[str]) -> Sequence[str]:
     Raises:
         ConfigError: It is empty, no sequence of str, or has NUL bytes in it, which no argument can have.
     """
-    if isinstance(argv, str | bytes) or not argv:
-        raise ConfigError(f"argv={argv!r}: must be a sequence of a program and its arguments; a line is for shell()")
-    for index, argument in enumerate(argv):
-        if not isinstance(argument, str) or "\0" in argument:
-            raise ConfigError(f"argv[{index}]: must be a str without NUL bytes")
-    if not argv[0]:
+    if isinstance(argv, str) or not isinstance(argv, Sequence) or not argv:
+        raise ConfigError("argv: must be a sequence of a program and its arguments; a line is for shell()")
+    checked = texts("argv", argv)
+    if not checked[0]:
         raise ConfigError("argv[0]: must name a program")
-    return tuple(argv)
+    return checked
 
 
 def check_code(code: str) -> str:

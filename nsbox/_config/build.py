@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -34,6 +35,20 @@ _OPTION_NAMES = frozenset(item.name for item in dataclasses.fields(ExecutionOpti
 
 
 def make_config(config: SandboxConfig | None = None, /, **fields: Any) -> SandboxConfig:
+    """`_make_config`, which see; for arguments that were given before, the same object: configurations do not change."""
+    try:
+        return _known_config(config, tuple((name, type(value), value) for name, value in fields.items()))
+    except TypeError:  # a value that cannot be hashed, a dict or a list
+        return _make_config(config, **fields)
+
+
+@lru_cache(maxsize=64)
+def _known_config(config: SandboxConfig | None, fields: tuple[tuple[str, type, Any], ...]) -> SandboxConfig:
+    # With the types, for True == 1 == 1.0, and not each of them is allowed wherever another is.
+    return _make_config(config, **{name: value for name, _, value in fields})
+
+
+def _make_config(config: SandboxConfig | None = None, /, **fields: Any) -> SandboxConfig:
     """The configuration that a sandbox's arguments describe.
 
     Args:

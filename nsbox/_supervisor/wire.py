@@ -113,8 +113,11 @@ def decode(packet: bytes) -> Record:
     if len(packet) != UP.size:
         raise ValueError(f"a record of {len(packet)} bytes, expected {UP.size}")
     values = UP.unpack(packet)
-    fields = (Up(values[0]), values[1], values[2], Stage(values[3]), *values[4:10], values[10:16], *values[16:23])
-    return Record(*fields, values[23:39])
+    return Record(
+        Up(values[0]), values[1], values[2], Stage(values[3]), values[4], values[5], values[6], values[7], values[8],
+        values[9], values[10:16], values[16], values[17], values[18], values[19], values[20], values[21], values[22],
+        values[23:39],
+    )  # fmt: skip
 
 
 class Payload:
