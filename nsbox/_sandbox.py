@@ -93,7 +93,7 @@ def check_argv(argv: Sequence[str]) -> Sequence[str]:
     Raises:
         ConfigError: It is empty, no sequence of str, or has NUL bytes in it, which no argument can have.
     """
-    if isinstance(argv, str) or not isinstance(argv, Sequence) or not argv:
+    if isinstance(argv, str) or not argv:
         raise ConfigError("argv: must be a sequence of a program and its arguments; a line is for shell()")
     checked = texts("argv", argv)
     if not checked[0]:

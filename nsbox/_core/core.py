@@ -115,6 +115,7 @@ class SandboxCore:
             self._machine.require(_S.CREATING, action="start")
             try:
                 self._supervisor = await current_supervisor()
+                await self._supervisor.require(self.config.require)
                 await self._make_cell()
             except Exception:
                 self._machine.to(_S.ERROR)

@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Sequence
 
 import trio
 
 from nsbox._config import SandboxConfig
 from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._host import HostFacts, missing_capabilities, probe_host
 from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
@@ -81,10 +82,24 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
+        self._facts: HostFacts | None = None
         self.channel = Channel(launcher.socket, self._lose)
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+
+    async def require(self, capabilities: Sequence[str]) -> None:
+        """Check that this host has what a configuration insists on.
+
+        Raises:
+            UnsupportedHostError: It lacks something; with the remedies.
+            ConfigError: There is no capability of that name.
+        """
+        if not capabilities:
+            return
+        if self._facts is None:
+            self._facts = await trio.to_thread.run_sync(probe_host, self.tree)
+        missing_capabilities(self._facts, capabilities)
 
     def next_number(self) -> int:
         """A number that nothing of this supervisor's has had."""
