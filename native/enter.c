@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -44,6 +45,9 @@ static int join_cell(const struct entrance *entrance, struct failure *failure)
 		return fail(failure, STAGE_NAMESPACE, 1);
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		return fail(failure, STAGE_NAMESPACE, 2);
+	/* before the user namespace: in that one no more namespaces can be made */
+	if (entrance->own_init && unshare(CLONE_NEWPID) < 0)
+		return fail(failure, STAGE_NAMESPACE, 5);
 	if (setns(pidfd, CLONE_NEWUSER) < 0)
 		return fail(failure, STAGE_NAMESPACE, 3);
 	return empty_bounding_set(failure);
@@ -97,33 +101,57 @@ static int receive_order(struct order *order, struct failure *failure)
 	return order->rest.bad ? fail(failure, STAGE_PROTOCOL, 4) : 0;
 }
 
-/* Without a cgroup to kill by, a pid namespace of its own does it: this process is its init, and takes all with it. */
-static void fork_from_init(struct failure *failure)
+static long fork_here(struct failure *failure)
 {
-	struct child_message message = { .word = CHILD_EXITED };
 	long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
 
 	if (pid < 0) {
 		(void)fail(failure, STAGE_CLONE, 4);
 		give_up(failure);
 	}
-	if (pid == 0)
-		return;
-	(void)sys_close_range(0, 2, 0);
-	(void)sys_close_range(CONTROL + 1, ~0u, 0);
+	if (pid > 0) {
+		(void)sys_close_range(0, 2, 0); /* the pipes of the program, which only it may hold open */
+		(void)sys_close_range(CONTROL + 1, ~0u, 0);
+	}
+	return pid;
+}
+
+/* Reaps until the program has ended, and says how; the kernel then kills what is left in the pid namespace. */
+static _Noreturn void be_init_of(pid_t program)
+{
+	struct child_message message = { .word = CHILD_EXITED };
+
 	for (;;) {
-		int status;
-		struct rusage usage;
-		pid_t ended = wait4(-1, &status, 0, &usage);
-		if (ended == (pid_t)pid) {
-			message.wait_status = status;
-			message.usage = usage;
+		pid_t ended = wait4(-1, &message.wait_status, 0, &message.usage);
+		if (ended == program) {
 			(void)send_packet(CONTROL, &message, sizeof message, NULL, 0);
 			_exit(0);
 		}
 		if (ended < 0 && errno != EINTR)
 			_exit(1);
 	}
+}
+
+/* Without a cgroup to kill by, a pid namespace does it, made by join_cell: the first process that is born into it is its
+ * init, and takes all with it. This process, whom the launcher knows, waits outside of it, and init dies with this one. */
+static void fork_into_own_namespace(struct failure *failure)
+{
+	AUTO_CLOSE int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (self < 0) {
+		(void)fail(failure, STAGE_CLONE, 5);
+		give_up(failure);
+	}
+	long init = fork_here(failure);
+	if (init > 0) {
+		(void)waitpid((pid_t)init, NULL, 0); /* it has told itself how the program ended */
+		_exit(0);
+	}
+	struct pollfd parent = { .fd = self, .events = POLLIN };
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || poll(&parent, 1, 0) != 0)
+		_exit(1); /* the parent was killed before it could be tied to it */
+	long program = fork_here(failure);
+	if (program > 0)
+		be_init_of((pid_t)program);
 }
 
 static int take_stdio(const int *stdio, struct failure *failure)
@@ -252,7 +280,7 @@ _Noreturn void enter_sandbox(const struct entrance *entrance)
 	if (joined < 0 || receive_order(&order, &failure) < 0)
 		give_up(&failure);
 	if (own_init)
-		fork_from_init(&failure);
+		fork_into_own_namespace(&failure);
 	(void)become_program(template, &order, &failure); /* returns only if it failed */
 	give_up(&failure);
 }

@@ -83,11 +83,12 @@ static int build_mounts(struct builder *builder, const struct template *template
 {
 	/* The template's tree, through a mount of our own: what lies outside of it is not reachable from here on. */
 	builder->root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (builder->root < 0 || fchdir(builder->root) < 0)
+	if (builder->root < 0)
 		return fail(failure, STAGE_PIVOT, 0);
 	if (apply_ops(builder, template->cell_ops, template->cell_op_count, failure) < 0)
 		return -1;
-	if (sys_pivot_root(".", ".") < 0)
+	/* only now: setns(2) into a mount namespace, for a bind mount, changes root and working directory */
+	if (fchdir(builder->root) < 0 || sys_pivot_root(".", ".") < 0)
 		return fail(failure, STAGE_PIVOT, 1);
 	return leave_old_root(failure);
 }

@@ -266,7 +266,7 @@ struct entrance {
 	int control;
 	int proc;
 	int joins[MAX_HIERARCHIES];
-	bool own_init;              /* no cgroup to kill by: this process is init of a pid namespace of its own */
+	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
 };
 _Noreturn void enter_sandbox(const struct entrance *entrance);
 

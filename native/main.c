@@ -1,7 +1,7 @@
 /* nsbox-launcher SOCKET APPLICATION MODE
  *
  * SOCKET and APPLICATION are inherited descriptors: the supervisor's socket, and a pidfd of the application, whose end
- * is ours too. MODE is "root" or "user". Started once by the supervisor; not useful to anybody else, set-uid least.
+ * is ours too. MODE is "root" or "user", or, from itself to itself, "mapped". Started once by the supervisor; not useful to anybody else, set-uid least.
  *
  * The first process clones the launcher proper, init of a pid namespace of its own (so that its death is everybody's),
  * as a child of the application's, sends the pidfd of it up, and ends.
@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -92,8 +93,6 @@ static int settle_in(struct launcher *launcher, int host)
 {
 	struct statfs found;
 
-	if (launcher->user_mode && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
-		return -1;
 	if (keep_host_mounts(launcher, host) < 0 || make_own_root() < 0)
 		return -1;
 	launcher->proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -228,6 +227,25 @@ static _Noreturn void be_launcher(bool user_mode, int host)
 	_exit(clean < 0);
 }
 
+/* As user, the launcher has to be exec'd inside of its user namespace: the memory of a process belongs to the namespace
+ * that it was exec'd in, and while it is not dumpable only that namespace's root gets at its /proc files, ptrace(2). The
+ * supervisor's first message is only looked at: when it is there, the id maps are written. */
+static _Noreturn void exec_mapped(int self)
+{
+	struct pollfd first = { .fd = SOCKET, .events = POLLIN };
+	char socket[] = "3", application[] = "4", mode[] = "mapped", name[] = "nsbox-launcher";
+	char *argv[] = { name, socket, application, mode, NULL }, *envp[] = { NULL };
+
+	if (poll(&first, 1, -1) == 1 && !(first.revents & (POLLHUP | POLLERR)) && setresgid(0, 0, 0) == 0
+	    && setresuid(0, 0, 0) == 0 && fcntl(SOCKET, F_SETFD, 0) == 0 && fcntl(APPLICATION, F_SETFD, 0) == 0)
+		(void)execveat(self, "", argv, envp, AT_EMPTY_PATH);
+	struct launcher launcher = { .supervisor = { .fd = SOCKET } };
+	struct failure failure;
+	(void)fail(&failure, STAGE_LAUNCHER, 1);
+	tell_failed(&launcher, DOWN_SETUP, WIRE_VERSION, &failure);
+	_exit(1);
+}
+
 int main(int argc, char **argv)
 {
 	if (getauxval(AT_SECURE) || argc != 4)
@@ -235,15 +253,20 @@ int main(int argc, char **argv)
 	bool user_mode = strcmp(argv[3], "user") == 0;
 	if (forget_the_past(atoi(argv[1]), atoi(argv[2])) < 0)
 		return 71;
+	if (strcmp(argv[3], "mapped") == 0)
+		be_launcher(true, -1);
 	int pidfd = -1, host = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	struct clone_args args = {
 		.flags = CLONE_PARENT | CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS
 		         | (user_mode ? CLONE_NEWUSER : 0),
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 	};
-	pid_t pid = host < 0 ? -1 : sys_clone3(&args);
+	pid_t pid = host < 0 || self < 0 ? -1 : sys_clone3(&args);
+	if (pid == 0 && user_mode)
+		exec_mapped(self);
 	if (pid == 0)
-		be_launcher(user_mode, host);
+		be_launcher(false, host);
 	if (pid < 0) {
 		struct launcher launcher = { .supervisor = { .fd = SOCKET } };
 		struct failure failure;

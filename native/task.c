@@ -67,7 +67,7 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, template->hierarchies, at);
 	entrance.own_init = cgroup < 0;
 	struct clone_args args = {
-		.flags = CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : CLONE_NEWPID),
+		.flags = CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
 		.exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&task->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
@@ -300,7 +300,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 		}
 		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
 			task->reason = REASON_NONE; /* it ended by itself before the kill came */
-		if (task->state == TASK_STARTING && !task->failure.stage && task->control.fd >= 0)
+		if (task->state == TASK_STARTING && !task->failure.stage && task->control.fd >= 0 && !task->told_status
+		    && !task->killed)
 			task->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
 		task->state = TASK_DYING;
 		task_settle(launcher, task);

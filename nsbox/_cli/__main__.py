@@ -1,0 +1,5 @@
+"""`python -m nsbox._cli`: the command of an installation whose scripts are not in PATH."""
+
+from nsbox._cli import main
+
+main()
