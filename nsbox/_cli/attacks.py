@@ -58,7 +58,7 @@ def _killed(call: str, title: str) -> Attack:
     return Attack(
         id=f"kill_{call}",
         title=title,
-        code=f'print(called(@{call}@, 0, 0, 0, 0, 0))',
+        code=f"print(called(@{call}@, 0, 0, 0, 0, 0))",
         verdict=Verdict.SECURITY_VIOLATION,
         syscall=call,
     )
@@ -69,17 +69,18 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         id="not_root",
         title="it is not root, and cannot become root",
-        code='print(0 in os.getresuid() + os.getresgid(), tried(os.setuid, 0))',
+        code="print(0 in os.getresuid() + os.getresgid(), tried(os.setuid, 0))",
         says=("False EPERM", "False EINVAL"),  # EINVAL: 0 is not even mapped, setuid(2)
     ),
     Attack(
         id="capabilities",
         title="no capabilities, no new privileges, a filter",
         code="""
-lines = dict(line.rstrip().split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
-print(*[int(lines["Cap" + name], 16) for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")], lines["NoNewPrivs"], lines["Seccomp"])
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(*[int(status["Cap" + name], 16) for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")])
+print(*[int(status[name]) for name in ("NoNewPrivs", "Seccomp")])
 """,
-        says=("0 0 0 0 0 1 2",),
+        says=("0 0 0 0 0\n1 2",),
     ),
     Attack(
         id="processes_hidden",
@@ -87,7 +88,7 @@ print(*[int(lines["Cap" + name], 16) for name in ("Inh", "Prm", "Eff", "Bnd", "A
         code='print([p for p in os.listdir("/proc") if p.isdigit()] == [str(os.getpid())], os.getpid() == 1)',
         says=("True False",),
     ),
-    Attack(id="init_safe", title="PID 1 takes no signal of its", code="print(tried(os.kill, 1, 9))", says=("EPERM",)),
+    Attack(id="init_safe", title="it cannot signal PID 1", code="print(tried(os.kill, 1, 9))", says=("EPERM",)),
     Attack(
         id="descriptors",
         title="no descriptor is left over from the set-up",
@@ -99,7 +100,8 @@ print(*[int(lines["Cap" + name], 16) for name in ("Inh", "Prm", "Eff", "Bnd", "A
         title="its own loopback works, and no address beyond",
         code="""
 own = socket.create_server(("127.0.0.1", 0))
-print(reached(socket.AF_INET, own.getsockname()), reached(socket.AF_INET, ("192.0.2.1", 80)), len(socket.if_nameindex()))
+ways = (own.getsockname(), ("192.0.2.1", 80))
+print(*[reached(socket.AF_INET, way) for way in ways], len(socket.if_nameindex()))
 """,
         says=("done ENETUNREACH 1",),
     ),
@@ -218,18 +220,18 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.closerange(0, 3)
-        while True: os.nice(0) or os.sched_yield()
+        while True: os.sched_yield()
     os._exit(0)
 os.wait()
-print("left one")
+print(len([p for p in os.listdir("/proc") if p.isdigit()]) - 1, "left")
 """,
-        says=("left one",),
+        says=("1 left",),
     ),
     Attack(
         id="survivors",
         title="and has not survived its execution",
-        code='print([p for p in os.listdir("/proc") if p.isdigit()] == [str(os.getpid())], tried(os.kill, -1, 0))',
-        says=("True ESRCH",),
+        code='print(len([p for p in os.listdir("/proc") if p.isdigit()]) - 1, "left")',
+        says=("0 left",),
     ),
     Attack(  # the last: what fills the disk stays there until the sandbox is gone
         id="disk",

@@ -31,7 +31,7 @@ ISOLATING = frozenset({
     "cgroups", "uid_range", "proc_mount", "memory_limit", "swap_limit", "process_limit", "cpu_limit", "cgroup_freeze",
     "cgroup_kill",
 })  # fmt: skip
-"""Ids of those that isolate a sandbox with the default configuration. The others are for what one may ask for on top."""
+"""Ids of those that isolate a sandbox of the default configuration. The others are for what may be asked for on top."""
 
 
 class Status(IntEnum):
@@ -135,21 +135,24 @@ _SUMMARY = {
 }
 
 
-def _checks_table(seen: Iterable[Check]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "check", "found", "what the lack costs"):
-        table.add_column(heading, overflow="fold")
-    for check in seen:
-        table.add_row(_mark(ok=check.ok), Text(check.id), Text(check.found), Text(check.costs))
-    return table
+def _checks_table(seen: Sequence[Check]) -> Table:
+    rows = [(_mark(ok=check.ok), Text(check.id), Text(check.found), Text(check.costs)) for check in seen]
+    return _table(("", "check", "found", "what its lack costs"), rows, all_ok=all(check.ok for check in seen))
 
 
-def _attacks_table(rows: Iterable[Row]) -> Table:
+def _attacks_table(rows: Sequence[Row]) -> Table:
+    cells = [(_mark(ok=row.ok), Text(row.title), Text(row.found), Text(row.expected)) for row in rows]
+    return _table(("", "self-test", "found", "expected"), cells, all_ok=all(row.ok for row in rows))
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[Text]], *, all_ok: bool) -> Table:
+    """A table whose last column is there only when something lacks."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "self-test", "expected", "found"):
+    shown = len(headings) - all_ok
+    for heading in headings[:shown]:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(_mark(ok=row.ok), Text(row.title), Text(row.expected), Text(row.found))
+        table.add_row(*row[:shown])
     return table
 
 

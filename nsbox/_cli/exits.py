@@ -63,6 +63,14 @@ TABLE: tuple[tuple[str, str], ...] = (
 )
 """Every status and what it means, for --help; docs/cli.md has the same, and a test holds them equal."""
 
+DOCTOR_TABLE: tuple[tuple[str, str], ...] = (
+    ("0", "full isolation"),
+    ("1", "sandboxes run, with less"),
+    ("2", "none can run"),
+    (str(OWN_FAILURE), "nsbox failed to look"),
+)
+"""The same for `nsbox doctor`."""
+
 
 def result_status(result: ExecutionResult) -> int:
     """The exit status that says what a program did."""

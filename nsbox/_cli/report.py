@@ -10,7 +10,7 @@ from nsbox._results import ExecutionResult, Verdict, signal_name
 
 
 def verdict_line(result: ExecutionResult) -> str:
-    """One line on why a program did not end well: verdict, and what it rests on. Nothing in it is the program's text."""
+    """One line on why a program did not end well: verdict, and what it rests on, but no text of the program's."""
     evidence = result.evidence
     facts = []
     if result.verdict is Verdict.NONZERO_EXIT:
@@ -32,7 +32,7 @@ def result_json(result: ExecutionResult, isolation: Mapping[str, str], status: i
 
 
 def error_json(error: SandboxError, status: int) -> str:
-    """The same for a program that could not be run: no verdict, an `error` of nsbox's own under `failure`."""
+    """The same for a program that could not be run: no verdict, and why not under `failure`."""
     failure: dict[str, object] = {"type": type(error).__name__, "message": str(error)}
     if isinstance(error, UnsupportedHostError):
         failure |= {"missing": list(error.missing), "remedies": list(error.remedies)}

@@ -47,7 +47,7 @@ class Request:
     cpus: float | None = None
     output_mb: float | None = None
     env: Sequence[str] = ()
-    mount: Sequence[str] = ()
+    mounts: Sequence[str] = ()
     rootfs: str | None = None
     security: str | None = None
     workdir: str | None = None
@@ -85,11 +85,11 @@ def sandbox_config(request: Request) -> SandboxConfig:
     Raises:
         ConfigError: A value that can never work.
     """
-    enforcement = EnforcementPolicy() if request.output_mb is None else EnforcementPolicy(max_output_mb=request.output_mb)
+    output_mb = request.output_mb
     base = SandboxConfig(
-        enforcement=enforcement,
+        enforcement=EnforcementPolicy() if output_mb is None else EnforcementPolicy(max_output_mb=output_mb),
         environment=dict(_variable(text) for text in request.env),
-        mounts=tuple(_mount(text) for text in request.mount),
+        mounts=tuple(_mount(text) for text in request.mounts),
         rootfs="host" if request.rootfs in (None, "host") else Path(str(request.rootfs)).absolute(),
         security=_security(request.security),
         working_directory="/workspace" if request.workdir is None else request.workdir,
@@ -149,4 +149,4 @@ def _security(text: str | None) -> Literal["strict", "default"] | Path:
         return "default"
     if "/" in text or text.endswith(".toml"):
         return Path(text)
-    return cast(Literal["strict", "default"], text)  # SandboxConfig says which names there are
+    return cast("Literal['strict', 'default']", text)  # SandboxConfig says which names there are

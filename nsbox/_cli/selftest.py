@@ -19,7 +19,6 @@ from nsbox._results import ExecutionResult, Verdict
 from nsbox._seccomp.syscalls import syscall_number
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """What came of one attack.

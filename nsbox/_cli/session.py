@@ -15,8 +15,8 @@ from nsbox._errors import SandboxError
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(BaseException):  # noqa: N818  # like KeyboardInterrupt, whose place it takes: no error
-    """A signal asked the command to end.
+class Interrupted(BaseException):
+    """A signal asked the command to end. Like KeyboardInterrupt, whose place it takes, no error.
 
     Args:
         number: Which.

@@ -1,8 +1,9 @@
 """Who a program is inside, and who it is to the host.
 
-As root, every sandbox has host uids of its own: a range of 65,536 out of those above 2^31, where neither accounts nor
-/etc/subuid ranges lie (login.defs(5): SUB_UID_MAX is 600,100,000 by default). Root inside is therefore nobody outside,
-and two sandboxes share no uid. Without root there is the range of subuid(5) where newuidmap is installed, or else just
+As root, every sandbox has host uids of its own: a range of 65,536 from 0x70000000 on, where neither accounts nor
+/etc/subuid ranges lie (login.defs(5): SUB_UID_MAX is 600,100,000 by default), nor containers of systemd-nspawn. Below
+2^31, for the option gid= of devpts is a signed number on older kernels (seen on Linux 6.1). Root inside is therefore
+nobody outside, and two sandboxes share no uid. Without root there is the range of subuid(5) where newuidmap is installed, or else just
 the user's own uid, which is mapped to the program's.
 """
 
@@ -17,8 +18,8 @@ INIT_ID = 65_533
 """uid and gid of PID 1 inside: nobody else's, so that a program can neither signal nor trace it."""
 
 RANGE_SIZE = 65_536
-RANGE_COUNT = 32_000
-RANGE_FIRST = 0x8000_0000
+RANGE_COUNT = 4_000
+RANGE_FIRST = 0x7000_0000
 
 
 @dataclass(frozen=True, slots=True)
