@@ -149,12 +149,23 @@ static uint64_t find_number(const char *text, const char *key)
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task)
 {
-	char file[CGROUP_PATH + 128], text[4096];
+	struct counted counted = { .hierarchy = UINT32_MAX };
+	return cgroup_count_in(launcher, hierarchies, counter, cell, task, &counted);
+}
+
+/* Several counters of one file are read at once: a read costs some 10 us, and every execution pays for all of them. */
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
+                         const char *task, struct counted *last)
+{
+	char path[CGROUP_PATH + 128];
 
 	if (!(hierarchies >> counter->hierarchy & 1))
 		return UINT64_MAX;
-	(void)snprintf(file, sizeof file, "%s/%s", counter->of_execution ? task : cell, counter->file);
-	if (read_file_at(launcher->hierarchies[counter->hierarchy].base, file, text, sizeof text) <= 0)
-		return UINT64_MAX;
-	return find_number(text, counter->key);
+	(void)snprintf(path, sizeof path, "%s/%s", counter->of_execution ? task : cell, counter->file);
+	if (last->hierarchy != counter->hierarchy || strcmp(last->path, path) != 0) {
+		last->hierarchy = counter->hierarchy;
+		strcpy(last->path, path);
+		last->length = read_file_at(launcher->hierarchies[counter->hierarchy].base, path, last->text, sizeof last->text);
+	}
+	return last->length <= 0 ? UINT64_MAX : find_number(last->text, counter->key);
 }

@@ -63,6 +63,22 @@ static int keep_control(int control, struct failure *failure)
 	return 0;
 }
 
+static int load_filter(const struct template *template, struct failure *failure)
+{
+	struct child_message message = { .word = CHILD_LISTENER };
+
+	if (!template->filter.len)
+		return 0;
+	unsigned flags = template->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &template->filter);
+	if (listener < 0)
+		return fail(failure, STAGE_FILTER, 0);
+	if (template->filter_notifies
+	    && (send_packet(CONTROL, &message, sizeof message, &listener, 1) < 0 || close(listener) < 0))
+		return fail(failure, STAGE_FILTER, 1);
+	return 0;
+}
+
 static void skip_launchers_part(struct reader *reader)
 {
 	for (int i = 0; i < 3; i++)
@@ -191,21 +207,6 @@ static char **read_strings(struct reader *reader)
 	return strings;
 }
 
-static int load_filter(const struct template *template, struct failure *failure)
-{
-	struct child_message message = { .word = CHILD_LISTENER };
-
-	if (!template->filter.len)
-		return 0;
-	unsigned flags = template->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
-	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &template->filter);
-	if (listener < 0)
-		return fail(failure, STAGE_FILTER, 0);
-	if (template->filter_notifies && send_packet(CONTROL, &message, sizeof message, &listener, 1) < 0)
-		return fail(failure, STAGE_FILTER, 1);
-	return 0;
-}
-
 /* execvp(3)'s search, in the sandbox's own PATH, and without its detour through a shell. */
 static int execute(const char *search, char **argv, char **envp, struct failure *failure)
 {
@@ -235,7 +236,7 @@ static int execute(const char *search, char **argv, char **envp, struct failure 
 	return fail(failure, STAGE_EXEC, 0);
 }
 
-static int become_program(const struct template *template, struct order *order, struct failure *failure)
+static int become_program(const struct template *template, struct order *order, bool filtered, struct failure *failure)
 {
 	struct reader *reader = &order->rest;
 	sigset_t none;
@@ -259,7 +260,7 @@ static int become_program(const struct template *template, struct order *order, 
 		return fail(failure, STAGE_STDIO, 5);
 	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
 		return fail(failure, STAGE_CREDENTIALS, 4);
-	if (load_filter(template, failure) < 0)
+	if (!filtered && load_filter(template, failure) < 0)
 		return -1;
 	/* the filter is in force: only exec and the report of its failure from here on */
 	return execute(search, argv, envp, failure);
@@ -272,15 +273,17 @@ _Noreturn void enter_sandbox(const struct entrance *entrance)
 	struct failure failure = { 0 };
 	int control = entrance->control;
 	bool own_init = entrance->own_init;
+	bool early = template->filter_early && !own_init;
 
 	(void)setsid(); /* no controlling terminal; a child just cloned leads no group: cannot fail */
 	int joined = join_cell(entrance, &failure);
 	if (keep_control(control, &failure) < 0)
 		_exit(127);
-	if (joined < 0 || receive_order(&order, &failure) < 0)
+	if (joined < 0 || (early && load_filter(template, &failure) < 0)
+	    || receive_order(&order, &failure) < 0)
 		give_up(&failure);
 	if (own_init)
 		fork_into_own_namespace(&failure);
-	(void)become_program(template, &order, &failure); /* returns only if it failed */
+	(void)become_program(template, &order, early, &failure); /* returns only if it failed */
 	give_up(&failure);
 }

@@ -80,6 +80,7 @@ struct template {
 	uint32_t init_id;       /* PID 1's uid and gid inside */
 	struct sock_fprog filter;
 	bool filter_notifies;
+	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
 	uint32_t spares;        /* sandboxes to keep ready */
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
@@ -276,6 +277,7 @@ uint64_t deadlines_next(const struct launcher *launcher);
 uint64_t task_cpu_us(struct launcher *launcher, const struct task *task);
 
 /* cgroup.c */
+enum { CGROUP_PATH = 40 };
 int cgroup_make(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution, struct failure *failure);
 int cgroup_write(struct launcher *launcher, uint32_t hierarchies, const char *path, const struct write *writes,
                  uint32_t count, struct failure *failure);
@@ -288,8 +290,16 @@ bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const cha
 bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task);
+/* The file read last, for counters that follow each other. */
+struct counted {
+	uint32_t hierarchy;
+	ssize_t length;
+	char path[CGROUP_PATH + 128];
+	char text[4096];
+};
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
+                         const char *task, struct counted *last);
 void cell_path(const struct cell *cell, char *path);
 void task_path(const struct task *task, char *path);
-enum { CGROUP_PATH = 40 };
 
 #endif

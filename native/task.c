@@ -334,6 +334,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 	uint32_t hierarchies = task->cell->template->hierarchies;
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	uint64_t counters[MAX_COUNTERS];
+	struct counted counted = { .hierarchy = UINT32_MAX };
 
 	if (task->state != TASK_DYING)
 		return;
@@ -342,7 +343,8 @@ void task_settle(struct launcher *launcher, struct task *task)
 	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
 		counters[i] = UINT64_MAX;
 	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
-		counters[launcher->counters[i].slot] = cgroup_count(launcher, hierarchies, &launcher->counters[i], cell_at, at);
+		counters[launcher->counters[i].slot] =
+			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], cell_at, at, &counted);
 	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;

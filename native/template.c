@@ -34,6 +34,7 @@ static int read_template(struct template *template)
 	template->init_id = read_u32(&reader);
 	template->spares = read_u32(&reader);
 	template->filter_notifies = read_u32(&reader);
+	template->filter_early = read_u32(&reader);
 	template->hostname = read_string(&reader);
 	const char *filter = read_bytes(&reader, &filter_size);
 	if (reader.bad || filter_size % sizeof(struct sock_filter) || filter_size / sizeof(struct sock_filter) > BPF_MAXINSNS)

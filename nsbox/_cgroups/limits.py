@@ -127,7 +127,6 @@ def counters(tree: CgroupTree) -> tuple[Counter, ...]:
     wanted = (  # v1 counts an OOM kill where the victim was, which for a program is always its execution's group
         ("memory", CounterSlot.MEMORY_PEAK, Level.EXECUTION, ("memory.peak", ""), ("memory.max_usage_in_bytes", "")),
         ("memory", CounterSlot.OOM_KILLS, Level.EXECUTION, ("memory.events", "oom_kill"), ("memory.oom_control", "oom_kill")),  # noqa: E501
-        ("memory", CounterSlot.SANDBOX_OOM_KILLS, Level.SANDBOX, ("memory.events", "oom_kill"), ("memory.oom_control", "oom_kill")),  # noqa: E501
         ("pids", CounterSlot.PIDS_PEAK, Level.EXECUTION, ("pids.peak", ""), ("pids.peak", "")),
         ("pids", CounterSlot.PIDS_REFUSED, Level.EXECUTION, ("pids.events", "max"), ("pids.events", "max")),
         ("pids", CounterSlot.SANDBOX_PIDS_REFUSED, Level.SANDBOX, ("pids.events", "max"), ("pids.events", "max")),

@@ -44,7 +44,6 @@ class CounterSlot(IntEnum):
     SANDBOX_PIDS_REFUSED = 7
     READ_BYTES = 8
     WRITTEN_BYTES = 9
-    SANDBOX_OOM_KILLS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,9 +60,7 @@ def root(
     """Run code that is not trusted, on this Linux host, in a sandbox of its own."""
 
 
-@app.command(
-    "run", cls=RunCommand, epilog=_EPILOG, context_settings={"allow_interspersed_args": False, **_CONTEXT}
-)
+@app.command("run", cls=RunCommand, epilog=_EPILOG, context_settings={"allow_interspersed_args": False, **_CONTEXT})
 def run_command(
     context: typer.Context,
     words: options.Words = None,

@@ -54,7 +54,7 @@ def doctor(*, as_json: bool, self_test: bool) -> int:
     """
     seen = (launcher_check(), *checks())
     rows, failure = _attack() if self_test else ((), "")
-    status = rate(seen, rows, failed=bool(failure))
+    status = rate(seen, rows, failure)
     if as_json:
         streams.write(streams.STDOUT, _json(status, seen, rows if self_test else None, failure))
     else:
@@ -62,18 +62,20 @@ def doctor(*, as_json: bool, self_test: bool) -> int:
     return int(status)
 
 
-def rate(seen: Iterable[Check], rows: Iterable[Row] = (), *, failed: bool = False) -> Status:
+def rate(seen: Iterable[Check], rows: Sequence[Row] = (), failure: str = "") -> Status:
     """Judge a host. Pure.
 
     Args:
         seen: The checks.
         rows: Of the self-test.
-        failed: Whether the self-test found that no sandbox starts.
+        failure: Why the self-test ended early; "" where it did not.
     """
     lacking = {check.id for check in seen if not check.ok}
-    if lacking & VITAL or failed:
+    if lacking & VITAL or (failure and not rows):
         return Status.NONE
-    return Status.DEGRADED if lacking & ISOLATING or not all(row.ok for row in rows) else Status.FULL
+    if lacking & ISOLATING or failure or not all(row.ok for row in rows):
+        return Status.DEGRADED
+    return Status.FULL
 
 
 def launcher_check() -> Check:

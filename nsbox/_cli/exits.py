@@ -51,7 +51,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     (str(TIME), "wall clock or CPU time limit"),
     (str(OWN_FAILURE), "nsbox failed, or the host cannot do it (see nsbox doctor)"),
     (str(NOT_EXECUTABLE), "the program may not be executed, or not by that user"),
-    (str(NOT_FOUND), "the program, or its working directory, is not there"),
+    (str(NOT_FOUND), "the program, its user or its working directory is not there"),
     ("128+N", "signal N ended the program"),
     ("129 130 143", "SIGHUP, Ctrl-C or SIGTERM ended nsbox, and the program"),
     (str(MEMORY), "memory limit"),

@@ -27,23 +27,23 @@ CpuTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="CPU time of all its processes (default: not limited).")
 ]
 MemoryMb = Annotated[
-    int | None, typer.Option(metavar="MIB", help=_default("Memory of all its processes", _KERNEL.memory.limit_mb))
+    int | None, typer.Option(metavar="MiB", help=_default("Memory of all its processes", _KERNEL.memory.limit_mb))
 ]
 DiskMb = Annotated[
-    int | None, typer.Option(metavar="MIB", help=_default("All that it can write", _KERNEL.disk.quota_mb))
+    int | None, typer.Option(metavar="MiB", help=_default("All that it can write", _KERNEL.disk.quota_mb))
 ]
 Processes = Annotated[
     int | None, typer.Option(metavar="N", help=_default("Processes and threads", _KERNEL.processes.max_processes))
 ]
 Cpus = Annotated[float | None, typer.Option(metavar="N", help=_default("CPU bandwidth", _KERNEL.cpu.cores))]
 OutputMb = Annotated[
-    float | None, typer.Option(metavar="MIB", help=_default("stdout and stderr together", _POLICY.max_output_mb))
+    float | None, typer.Option(metavar="MiB", help=_default("stdout and stderr together", _POLICY.max_output_mb))
 ]
 Env = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An environment variable; repeat for more.")]
 Mounts = Annotated[
     list[str] | None,
     typer.Option(
-        "--mount", metavar="SOURCE:TARGET\\[:rw]", help="Show it a path of the host, read-only without :rw; repeat."
+        "--mount", metavar="SOURCE:TARGET[:rw]", help="Show it a path of the host, read-only without :rw; repeat."
     ),
 ]
 Rootfs = Annotated[

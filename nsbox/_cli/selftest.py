@@ -120,5 +120,3 @@ def _outcome(verdict: Verdict, said: str, call: str) -> str:
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return f" ({lines[-1]})" if lines else ""
-
-

@@ -49,6 +49,8 @@ def write(fd: int, data: bytes | str) -> None:
             select.select([], [fd], [])
         except BrokenPipeError as exc:
             raise OutputClosedError from exc
+        except OSError as exc:
+            raise OSError(exc.errno, f"{exc.strerror}, when writing to descriptor {fd}") from exc
 
 
 def read_stdin() -> bytes:

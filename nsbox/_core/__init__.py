@@ -2,6 +2,7 @@
 
     sources   program texts, where the sandbox can read them
     support   what a configuration asks for that this version or host does not have
+    turns     one change of a sandbox's life at a time
     core      the state machine, and the one path of every execution
 """
 

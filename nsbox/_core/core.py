@@ -13,6 +13,7 @@ from nsbox._cgroups import isolation_report
 from nsbox._config import ExecutionOptions, Runtime, SandboxConfig, effective_limits
 from nsbox._core.sources import program_source
 from nsbox._core.support import refuse_unavailable
+from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, ResourceLimitError, SandboxError, UnsupportedHostError
 from nsbox._plan import hostfiles, plan_execution, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
@@ -60,7 +61,7 @@ class SandboxCore:
         self._machine = StateMachine(self._note_change)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
-        self._changing = trio.Lock()  # start, suspend, resume, restart, reset, terminate: one at a time
+        self._changing = Turns()  # start, suspend, resume, restart, reset, terminate: one at a time
         self._running: dict[str, Execution] = {}
         self._numbers: dict[str, int] = {}
         self._idle = trio.Event()
@@ -191,7 +192,8 @@ class SandboxCore:
                 if supervisor is not None and cell is not None:
                     cell.on_lost = None
                     await supervisor.destroy(cell)
-                    await self._idle.wait()  # what was running has its result, CANCELLED
+                    if not self._idle.is_set():
+                        await self._idle.wait()  # what was running has its result, CANCELLED
                 self._machine.to(_S.TERMINATED)
 
     async def _make_cell(self) -> None:

@@ -23,6 +23,16 @@ from nsbox._seccomp.syscalls import is_known, library, library_version, native_a
 # the program, end), and what a program needs to return from a signal.
 REQUIRED_CALLS = ("sendmsg", "write", "close", "execve", "exit", "exit_group", "rt_sigreturn")
 
+# What it does between waiting for a program and starting it, with the first two arguments where they matter: a filter
+# that allows all of it can be loaded before the wait, and then costs no execution anything (81 us, measured).
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+STARTING_CALLS: tuple[tuple[str, tuple[int, int]], ...] = (
+    ("recvmsg", (0, 0)), ("mmap", (0, 0)), ("dup2", (0, 0)), ("prlimit64", (0, 0)), ("setrlimit", (0, 0)),
+    ("umask", (0, 0)), ("setgroups", (0, 0)), ("setresgid", (0, 0)), ("setresuid", (0, 0)),
+    ("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)), ("capset", (0, 0)), ("chdir", (0, 0)),
+    ("close_range", (3, 0)), ("rt_sigprocmask", (0, 0)),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledPolicy:
@@ -34,12 +44,14 @@ class CompiledPolicy:
         instructions: How many; at most 4096.
         notifies: Whether it must be loaded with SECCOMP_FILTER_FLAG_NEW_LISTENER. True for every policy, since foreign
             system call tables are killed under each.
+        loads_early: Whether it allows all that is done before a program starts, and so can be loaded ahead.
     """
 
     name: str
     bpf: bytes
     instructions: int
     notifies: bool
+    loads_early: bool = False
 
 
 def compile_policy(policy: Literal["default", "strict"] | Path) -> CompiledPolicy:
@@ -67,7 +79,10 @@ def _compile(source: PolicySource, arch: int, version: tuple[int, int, int]) -> 
     blocks: dict[int, tuple[assemble.Instruction, ...]] = {}
     program = assemble.splice(assemble.unpack(_export(policy, arch, blocks)), blocks)
     notifies = any(i.code == assemble.RETURN and i.k == assemble.RET_USER_NOTIF for i in program)
-    return CompiledPolicy(name=policy.name, bpf=assemble.pack(program), instructions=len(program), notifies=notifies)
+    early = all(policy.decide(call, (*arguments, 0, 0, 0, 0)) == "allow" for call, arguments in STARTING_CALLS)
+    return CompiledPolicy(
+        name=policy.name, bpf=assemble.pack(program), instructions=len(program), notifies=notifies, loads_early=early
+    )
 
 
 def _export(policy: Policy, arch: int, blocks: dict[int, tuple[assemble.Instruction, ...]]) -> bytes:

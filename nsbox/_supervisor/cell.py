@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nsbox._errors import NetworkError, SetupError
 from nsbox._plan import ExecutionPlan, TemplatePlan
@@ -29,6 +29,7 @@ class Cell:
         lost: Why it is dead, once its PID 1 has died unasked.
         on_lost: Called when that happens.
         refused_before: The sandbox's count of refused forks at the last look.
+        on_begin: Called when an execution is on its way, and its caller has to wait anyway.
     """
 
     channel: Channel
@@ -41,7 +42,7 @@ class Cell:
     lost: NetworkError | None = None
     on_lost: Callable[[NetworkError], object] | None = None
     refused_before: int = 0
-    executions: set[int] = field(default_factory=set)
+    on_begin: Callable[[], object] | None = None
 
     def take_descriptors(self, fds: list[int]) -> None:
         """Those that come with the answer to CREATE and RESTART, in their order; the ones of before are closed."""
@@ -83,6 +84,8 @@ class Cell:
             wire.Down.EXEC, id, parent=self.id, flags=wire.EXEC_TELL_START if tell_start else 0,
             payload=wire.encode_execution(plan), fds=stdio,
         )  # fmt: skip
+        if self.on_begin is not None:
+            self.on_begin()
         return answer
 
     async def kill(self, id: int, reason: KillReason) -> None:

@@ -20,9 +20,10 @@ _ANSWER_SECONDS = 30.0
 class Answer:
     """What the launcher will say to one request."""
 
-    __slots__ = ("_failure", "_fds", "_record", "settled_event")
+    __slots__ = ("_failure", "_fds", "_on_settled", "_record", "settled_event")
 
-    def __init__(self) -> None:
+    def __init__(self, on_settled: Callable[[Answer], object] | None = None) -> None:
+        self._on_settled = on_settled
         self.settled_event = trio.Event()
         self._record: wire.Record | None = None
         self._fds: list[int] = []
@@ -31,13 +32,18 @@ class Answer:
     def settle(self, record: wire.Record, fds: list[int]) -> None:
         """Called by the channel."""
         self._record, self._fds = record, fds
-        self.settled_event.set()
+        self._announce()
 
     def break_off(self, failure: Exception) -> None:
         """Called by the channel: no answer will come."""
         if self._record is None:
             self._failure = failure
-            self.settled_event.set()
+            self._announce()
+
+    def _announce(self) -> None:
+        self.settled_event.set()
+        if self._on_settled is not None:
+            self._on_settled(self)
 
     @property
     def settled(self) -> bool:
@@ -175,15 +181,27 @@ class Channel:
                         raise
                     self._break(NetworkError("the launcher has ended"))
 
-    def expect(self, type: wire.Down, id: int) -> Answer:
+    def expect(self, type: wire.Down, id: int, on_settled: Callable[[Answer], object] | None = None) -> Answer:
         """Prepare for the answer to a request that is about to be sent.
+
+        Args:
+            type: The request.
+            id: Whose.
+            on_settled: Called with the answer when it comes, or when it is certain that none will.
 
         Raises:
             NetworkError: The launcher is gone.
         """
         if self._broken is not None:
             raise self._broken
-        return self._answers.setdefault((type, id), Answer())
+        return self._answers.setdefault((type, id), Answer(on_settled))
+
+    def ask_ahead(self, type: wire.Down, id: int, parent: int, on_settled: Callable[[Answer], object]) -> None:
+        """Ask for something that nobody waits for. Where there is no room to send, or no launcher, it is not asked."""
+        if self._broken is None:
+            self.expect(type, id, on_settled)
+            if not self._try_to_send([wire.DOWN.pack(type, id, parent, 0, 0)], ()):
+                self._answers.pop((type, id), None)
 
     def expect_start(self, id: int) -> Answer:
         """Prepare for `Up.STARTED` of an execution that is about to be sent."""

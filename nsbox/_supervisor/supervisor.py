@@ -17,7 +17,7 @@ from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
 from nsbox._supervisor.cell import Cell, describe
-from nsbox._supervisor.channel import Channel
+from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 
@@ -37,6 +37,9 @@ async def current_supervisor() -> Supervisor:
         SetupError: The launcher could not be started.
         UnsupportedHostError: The host lacks something that no sandbox can do without.
     """
+    supervisor = _current.get()
+    if supervisor is not None and not supervisor.channel.broken:
+        return supervisor
     try:
         lock = _starting.get()
     except LookupError:
@@ -78,6 +81,8 @@ class Supervisor:
         self._owner = os.getpid()
         self._cells: dict[int, Cell] = {}
         self._kinds: OrderedDict[Hashable, tuple[int, TemplatePlan]] = OrderedDict()
+        self._kept: set[int] = set()  # the numbers of the kinds above
+        self._ahead: dict[int, Cell] = {}
         self._telling = trio.Lock()
         self._numbers = itertools.count(1)
         self._serving = trio.CancelScope()
@@ -123,6 +128,8 @@ class Supervisor:
         self.channel.close()
         for cell in tuple(self._cells.values()):
             self._lose(cell.id)
+        for cell in self._ahead.values():
+            cell.close_descriptors()
         with trio.move_on_after(_END_SECONDS):
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
         self._launcher.wait_ended()
@@ -152,6 +159,9 @@ class Supervisor:
         return await self._create(*await self._shared_kind(config))
 
     async def _create(self, kind: int, plan: TemplatePlan) -> Cell:
+        ahead = self._take_ahead(kind)
+        if ahead is not None:
+            return ahead
         cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
         self._cells[cell.id] = cell
         try:
@@ -167,6 +177,46 @@ class Supervisor:
         except BaseException:
             await self.destroy(cell)
             raise
+        self._make_ahead_during_executions(cell, kind)
+        return cell
+
+    def _make_ahead_during_executions(self, cell: Cell, kind: int) -> None:
+        """Where a kind is used it is likely to be used again: while a caller waits for a program, the launcher is asked
+        for the next sandbox, so that it is there already when it is wanted."""
+        if cell.plan.spares:
+            cell.on_begin = lambda: self._make_ahead(kind, cell.plan)
+
+    def _make_ahead(self, kind: int, plan: TemplatePlan) -> None:
+        if kind in self._ahead or kind not in self._kept:
+            return
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        self._ahead[kind] = cell
+        self._cells[cell.id] = cell
+
+        def settled(answer: Answer) -> None:
+            try:
+                record, fds = answer.take()
+            except NetworkError:
+                return
+            if record.type is wire.Up.DONE:
+                cell.take_descriptors(fds)
+                if self._ahead.get(kind) is not cell:  # the kind was forgotten meanwhile
+                    trio.lowlevel.spawn_system_task(self.destroy, cell)
+            else:  # who asks for one himself is told why
+                self._cells.pop(cell.id, None)
+                self._ahead.pop(kind, None)
+
+        self.channel.ask_ahead(wire.Down.CREATE, cell.id, kind, settled)
+
+    def _take_ahead(self, kind: int) -> Cell | None:
+        cell = self._ahead.get(kind)
+        if cell is None or cell.pidfd < 0:
+            return None
+        del self._ahead[kind]
+        if cell.lost is not None:
+            cell.close_descriptors()
+            return None
+        self._make_ahead_during_executions(cell, kind)
         return cell
 
     async def destroy(self, cell: Cell) -> None:
@@ -191,8 +241,12 @@ class Supervisor:
         async with self._telling:
             if key not in self._kinds:
                 self._kinds[key] = await self._tell(self._plan(config, None))
+                self._kept.add(self._kinds[key][0])
                 while len(self._kinds) > _KINDS_KEPT:
                     _, (oldest, _) = self._kinds.popitem(last=False)
+                    self._kept.discard(oldest)
+                    if (unused := self._ahead.pop(oldest, None)) and unused.pidfd >= 0:
+                        await self.destroy(unused)
                     await self.channel.send(wire.Down.FORGET, oldest)
             return self._kinds[key]
 

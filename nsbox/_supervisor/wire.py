@@ -196,6 +196,7 @@ def encode_template(plan: TemplatePlan) -> bytes:
     payload.u32(plan.init_id)
     payload.u32(plan.spares)
     payload.u32(plan.policy.notifies)
+    payload.u32(plan.policy.loads_early)
     payload.text(plan.hostname)
     payload.raw(plan.policy.bpf)
     payload.writes(plan.sandbox_writes)
