@@ -116,7 +116,7 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 	return watch(launcher, &cell->control) < 0 ? fail(failure, STAGE_CLONE, 1) : 0;
 }
 
-static struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
+struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
                              struct failure *failure)
 {
 	struct cell *cell = calloc(1, sizeof *cell);
@@ -271,6 +271,11 @@ static void cell_ready(struct launcher *launcher, struct cell *cell, const int *
 	cell->root = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
 	cell->quota = fcntl(fds[1], F_DUPFD_CLOEXEC, 3);
 	cell->program_source = fcntl(fds[2], F_DUPFD_CLOEXEC, 3);
+	if (cell->root < 0 || cell->quota < 0 || cell->program_source < 0) {
+		(void)fail(&cell->failure, STAGE_CLONE, 6);
+		cell_end(launcher, cell, REASON_CANCELLED);
+		return;
+	}
 	cell->state = CELL_READY;
 	cell->parked = task_park(launcher, cell, &cell->failure);
 	if (!cell->parked) {
@@ -339,7 +344,7 @@ bool cell_reaped(struct launcher *launcher, pid_t pid)
 	return false;
 }
 
-static bool is_spare(const struct cell *cell, const struct template *template)
+bool is_spare(const struct cell *cell, const struct template *template)
 {
 	return cell->template == template && !cell->id && !cell->restart_id && cell->state != CELL_DYING;
 }
@@ -388,35 +393,6 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 		adopt(launcher, best);
 }
 
-static bool refill_template(struct launcher *launcher, struct template *template)
-{
-	uint32_t spare = 0;
-	struct failure failure;
-
-	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
-		spare += is_spare(cell, template);
-	if (spare >= template->spares || !template->used)
-		return false;
-	(void)cell_new(launcher, template, NULL, &failure); /* failed: its end sets spares to 0, and the next asked for tells why */
-	return true;
-}
-
-bool cells_refill(struct launcher *launcher)
-{
-	/* A process ahead for the next execution only where a second has shown that there are several. */
-	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
-		if (cell->state == CELL_READY && cell->executions > 1 && !cell->parked && !cell->frozen_at) {
-			struct failure failure;
-			cell->parked = task_park(launcher, cell, &failure); /* failed: the execution itself tries, and tells */
-			if (cell->parked)
-				return true;
-		}
-	for (struct template *template = launcher->templates; template; template = template->next)
-		if (refill_template(launcher, template))
-			return true;
-	return false;
-}
-
 void cells_end_all(struct launcher *launcher)
 {
 	for (struct template *template = launcher->templates; template; template = template->next)
@@ -437,91 +413,12 @@ void cell_destroy(struct launcher *launcher, uint32_t id)
 	cell_end(launcher, cell, REASON_CANCELLED);
 }
 
-static bool is_frozen(struct launcher *launcher, const struct cell *cell)
-{
-	char path[CGROUP_PATH];
-	struct counter frozen = { .file = "cgroup.events", .key = "frozen" };
-
-	cell_path(cell, path);
-	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
-		if (launcher->hierarchies[i].born_inside) {
-			frozen.hierarchy = i;
-			return cgroup_count(launcher, cell->template->hierarchies, &frozen, path, path) == 1;
-		}
-	return false;
-}
-
-static int set_freezer(struct launcher *launcher, const struct cell *cell, const char *value)
-{
-	char path[CGROUP_PATH];
-	struct write write = { .file = "cgroup.freeze", .value = value };
-	struct failure failure;
-
-	cell_path(cell, path);
-	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
-		if (launcher->hierarchies[i].born_inside) {
-			write.hierarchy = i;
-			return cgroup_write(launcher, cell->template->hierarchies, path, &write, 1, &failure);
-		}
-	errno = EOPNOTSUPP;
-	return -1;
-}
-
-void cell_freeze(struct launcher *launcher, uint32_t id)
-{
-	struct cell *cell = cell_find(launcher, id);
-	struct failure failure;
-
-	if (!id || !cell || cell->state != CELL_READY || set_freezer(launcher, cell, "1") < 0) {
-		(void)fail(&failure, STAGE_FREEZE, 0);
-		tell_failed(launcher, DOWN_FREEZE, id, &failure);
-		return;
-	}
-	if (!cell->frozen_at)
-		cell->frozen_at = now_ns();
-	cell->freezing = true;
-	for (int i = 0; i < 32 && cell->freezing; i++) /* 35 us for one process, 90 for ten: worth a look right away */
-		if (is_frozen(launcher, cell)) {
-			cell->freezing = false;
-			tell_done(launcher, DOWN_FREEZE, id);
-		}
-	if (cell->freezing)
-		launcher->tick_at = now_ns() + TICK_NS;
-}
-
-void cell_thaw(struct launcher *launcher, uint32_t id)
-{
-	struct cell *cell = cell_find(launcher, id);
-	struct failure failure;
-
-	if (!id || !cell || cell->state != CELL_READY || set_freezer(launcher, cell, "0") < 0) {
-		(void)fail(&failure, STAGE_FREEZE, 1);
-		tell_failed(launcher, DOWN_THAW, id, &failure);
-		return;
-	}
-	uint64_t stood_still = cell->frozen_at ? now_ns() - cell->frozen_at : 0;
-	cell->frozen_at = 0;
-	cell->freezing = false;
-	for (struct task *task = launcher->tasks; task; task = task->next)
-		if (task->cell == cell && task->id) {
-			task->suspended_ns += stood_still;
-			if (task->wall_deadline)
-				task->wall_deadline += stood_still;
-		}
-	tell_done(launcher, DOWN_THAW, id);
-}
-
-/* The tick: what waits for processes to finish dying, or freezing. */
+/* What waits for processes to finish dying, or freezing. */
 void cells_tick(struct launcher *launcher)
 {
 	for (struct cell *cell = launcher->cells, *next; cell; cell = next) {
 		next = cell->next;
-		if (cell->freezing && is_frozen(launcher, cell)) {
-			cell->freezing = false;
-			tell_done(launcher, DOWN_FREEZE, cell->id);
-		} else if (cell->freezing) {
-			launcher->tick_at = now_ns() + TICK_NS;
-		}
+		cell_freeze_tick(launcher, cell);
 		cell_settle(launcher, cell);
 	}
 }

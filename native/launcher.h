@@ -6,6 +6,7 @@
  *   channel.c    records to and messages from the supervisor
  *   template.c   what a kind of sandbox is made of; its root tree
  *   cell.c       a sandbox, from clone3 to the last rmdir       init.c    child: its PID 1
+ *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
  *   cgroup.c     making, limiting, counting, killing, removing
@@ -212,12 +213,17 @@ void template_forget(struct launcher *launcher, uint32_t id);
 void template_release(struct launcher *launcher, struct template *template);
 int read_writes(struct reader *reader, struct write **writes, uint32_t *count);
 
-/* cell.c */
+/* cell.c, freezer.c, spares.c */
 void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id);
 void cell_destroy(struct launcher *launcher, uint32_t id);
+/* A cell that is being built, or, with its failure, dying. NULL: no memory. */
+struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
+                      struct failure *failure);
+bool is_spare(const struct cell *cell, const struct template *template);
 void cell_restart(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
 void cell_thaw(struct launcher *launcher, uint32_t id);
+void cell_freeze_tick(struct launcher *launcher, struct cell *cell);
 struct cell *cell_find(struct launcher *launcher, uint32_t id);
 bool cell_reaped(struct launcher *launcher, pid_t pid);
 void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason reason);

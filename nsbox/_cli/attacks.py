@@ -181,11 +181,12 @@ print(sorted(set(os.listdir("/dev")) - harmless), os.path.exists("/sys/kernel"))
     ),
     Attack(
         id="processes",
-        title="process limit, for a fork bomb",
+        title="process limit",
         code="""
+import signal
 try:
     while True:
-        os.fork()
+        if os.fork() == 0: signal.pause()
 except OSError:
     sys.exit(1)
 """,

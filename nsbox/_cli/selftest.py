@@ -109,7 +109,7 @@ def host_secrets() -> Iterator[Mapping[str, str]]:
 def _config() -> SandboxConfig:
     """Small limits, for a self-test that takes little of the host."""
     base = SandboxConfig(enforcement=EnforcementPolicy(max_output_mb=1))
-    return make_config(base, memory_mb=64, disk_mb=8, processes=16, timeout=10)
+    return make_config(base, memory_mb=128, disk_mb=8, processes=16, timeout=10)
 
 
 def _outcome(verdict: Verdict, said: str, call: str) -> str:

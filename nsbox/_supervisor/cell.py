@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
+
+
+_DESCRIPTORS = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,8 +49,16 @@ class Cell:
     on_begin: Callable[[], object] | None = None
 
     def take_descriptors(self, fds: list[int]) -> None:
-        """Those that come with the answer to CREATE and RESTART, in their order; the ones of before are closed."""
+        """Those that come with the answer to CREATE and RESTART, in their order; the ones of before are closed.
+
+        Raises:
+            SetupError: They did not all arrive: this process may have no more open.
+        """
         self.close_descriptors()
+        if len(fds) != _DESCRIPTORS:
+            for fd in fds:
+                os.close(fd)
+            raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "of a sandbox")
         self.pidfd, self.root, self.quota, self.source = fds
 
     def close_descriptors(self) -> None:
@@ -80,13 +92,22 @@ class Cell:
             NetworkError: The launcher is gone.
         """
         answer = self.channel.expect(wire.Down.EXEC, id)
+        try:
+            await self._send_execution(id, plan, stdio, tell_start=tell_start)
+        except BaseException:  # not sent: nothing will be heard of it
+            self.channel.break_off(wire.Down.EXEC, id, NetworkError("it was not started"))
+            raise
+        if self.on_begin is not None:
+            self.on_begin()
+        return answer
+
+    async def _send_execution(
+        self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool
+    ) -> None:
         await self.channel.send(
             wire.Down.EXEC, id, parent=self.id, flags=wire.EXEC_TELL_START if tell_start else 0,
             payload=wire.encode_execution(plan), fds=stdio,
         )  # fmt: skip
-        if self.on_begin is not None:
-            self.on_begin()
-        return answer
 
     async def kill(self, id: int, reason: KillReason) -> None:
         """End an execution; the first reason is kept. Whether it had ended before, its record will say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -232,4 +233,6 @@ class Channel:
     def close(self) -> None:
         """Close the socket, which ends the launcher."""
         self._break(NetworkError("the supervisor has ended"))
+        with contextlib.suppress(OSError):  # a child that the application forked may hold it open, too: end it for all
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

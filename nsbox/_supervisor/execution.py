@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from nsbox._cgroups import CounterSlot
-from nsbox._errors import NetworkError, SandboxError, program_start_error
+from nsbox._errors import NetworkError, SandboxError, SetupError, program_start_error
 from nsbox._plan import ExecutionPlan
 from nsbox._seccomp import abi_name, syscall_name
 from nsbox._supervisor import wire
@@ -165,9 +166,23 @@ async def _sample(sampler: Sampler, started: Answer) -> None:
 class _Pipes:
     """The three pipes of an execution, ours and theirs."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
+    def __init__(self) -> None:
         self._fds: set[int] = set()
+        self._stdin = self.stdout = self.stderr = -1
+        self.theirs = (-1, -1, -1)
+
+    def open(self) -> None:
+        """Make them.
+
+        Raises:
+            SetupError: This process may have no more open.
+        """
+        try:
+            self._open()
+        except OSError as exc:
+            raise SetupError("stdio", exc.errno or errno.EMFILE, exc.strerror or "", "pipes") from exc
+
+    def _open(self) -> None:
         their_stdin, self._stdin = self._pipe()
         self.stdout, their_stdout = self._pipe()
         self.stderr, their_stderr = self._pipe()
@@ -213,12 +228,12 @@ class _Pipes:
 
 @contextlib.contextmanager
 def _pipes() -> Iterator[_Pipes]:
-    with contextlib.ExitStack() as stack:
-        pipes = _Pipes(stack)
-        try:
-            yield pipes
-        finally:
-            pipes.close_all()
+    pipes = _Pipes()
+    try:
+        pipes.open()
+        yield pipes
+    finally:
+        pipes.close_all()
 
 
 def _start_failure(cell: Cell, order: Order, record: wire.Record) -> SandboxError:

@@ -168,9 +168,13 @@ class Supervisor:
             record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
             if record.type is wire.Up.FAILED:
                 raise cell.failure(record, "the sandbox")
-            cell.take_descriptors(fds)
         except BaseException:
             self._cells.pop(cell.id, None)
+            raise
+        try:
+            cell.take_descriptors(fds)
+        except SetupError:
+            await self.destroy(cell)
             raise
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -198,13 +202,18 @@ class Supervisor:
                 record, fds = answer.take()
             except NetworkError:
                 return
-            if record.type is wire.Up.DONE:
-                cell.take_descriptors(fds)
-                if self._ahead.get(kind) is not cell:  # the kind was forgotten meanwhile
-                    trio.lowlevel.spawn_system_task(self.destroy, cell)
-            else:  # who asks for one himself is told why
+            if record.type is not wire.Up.DONE:  # who asks for one himself is told why
                 self._cells.pop(cell.id, None)
                 self._ahead.pop(kind, None)
+                return
+            wanted = self._ahead.get(kind) is cell  # else the kind was forgotten meanwhile
+            try:
+                cell.take_descriptors(fds)
+            except SetupError:
+                wanted = False
+            if not wanted:
+                self._ahead.pop(kind, None)
+                trio.lowlevel.spawn_system_task(self.destroy, cell)
 
         self.channel.ask_ahead(wire.Down.CREATE, cell.id, kind, settled)
 
