@@ -1,14 +1,14 @@
 """nsbox: run code that is not trusted, on this Linux host, in a sandbox of its own.
 
-    _sandbox, _blocking   AsyncSandbox, Sandbox, execute
-    _core                 the state machine, and the one path of every execution
-    _supervisor           the launcher's process and socket, pumps, the supervisor's thread
-    _plan                 decisions: from configuration to what the launcher is told
-    _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
-    _verdict, _results    from what the kernel said to a verdict, and what the caller gets
-    _config, _states, _errors   the vocabulary
-    _runtimes             languages, as data
-    _cli                  the command `nsbox`
+_sandbox, _blocking   AsyncSandbox, Sandbox, execute
+_core                 the state machine, and the one path of every execution
+_supervisor           the launcher's process and socket, pumps, the supervisor's thread
+_plan                 decisions: from configuration to what the launcher is told
+_cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
+_verdict, _results    from what the kernel said to a verdict, and what the caller gets
+_config, _states, _errors   the vocabulary
+_runtimes             languages, as data
+_cli                  the command `nsbox`
 """
 
 from nsbox._blocking import Sandbox, execute

@@ -102,7 +102,7 @@ def execute(code: str, /, **fields: Any) -> ExecutionResult:
 
     Args:
         code: Its text.
-        fields: Fields of `Sandbox` and of `ExecutionOptions`: `nsbox.execute(code, memory_mb=256, timeout=5, stdin="1")`.
+        fields: Fields of `Sandbox` and of `ExecutionOptions`: `execute(code, memory_mb=256, timeout=5)`.
 
     Returns:
         What it did; see `AsyncSandbox.execute`, also for what is raised.

@@ -89,9 +89,7 @@ def sandbox_writes(
     return tuple(writes)
 
 
-def execution_writes(
-    tree: CgroupTree, resources: ResourceAllocation, *, memory_bytes: int | None
-) -> tuple[Write, ...]:
+def execution_writes(tree: CgroupTree, resources: ResourceAllocation, *, memory_bytes: int | None) -> tuple[Write, ...]:
     """What to write into the directories of an execution, in order.
 
     Args:

@@ -175,4 +175,3 @@ def _words(file: Path) -> frozenset[str]:
         if is_exhausted(exc):
             raise
         return frozenset()
-

@@ -35,7 +35,7 @@ _OPTION_NAMES = frozenset(item.name for item in dataclasses.fields(ExecutionOpti
 
 
 def make_config(config: SandboxConfig | None = None, /, **fields: Any) -> SandboxConfig:
-    """`_make_config`, which see; for arguments that were given before, the same object: configurations do not change."""
+    """As `_make_config`; for arguments that were given before, the same object: configurations do not change."""
     try:
         return _known_config(config, tuple((name, type(value), value) for name, value in fields.items()))
     except TypeError:  # a value that cannot be hashed, a dict or a list

@@ -106,7 +106,7 @@ class SandboxCore:
             **isolation_report(self._supervisor.tree),
         }
 
-    def _note_change(self, old: SandboxStatus, new: SandboxStatus) -> None:
+    def _note_change(self, *_: SandboxStatus) -> None:
         self._totals.last_active_at = datetime.now(UTC)
 
     # ------------------------------------------------------------ its life
@@ -204,7 +204,7 @@ class SandboxCore:
         if cell.lost is not None:
             raise cell.lost
 
-    def _lose(self, failure: NetworkError) -> None:
+    def _lose(self, _: NetworkError) -> None:
         if self.status in ACTIVE or self.status is _S.SUSPENDED:
             self._machine.to(_S.ERROR)
 
@@ -214,8 +214,8 @@ class SandboxCore:
         return self._supervisor, self._cell
 
     async def _stop_executions(self) -> None:
-        for id in tuple(self._running):
-            await self.terminate_execution(id)
+        for execution_id in tuple(self._running):
+            await self.terminate_execution(execution_id)
         await self._idle.wait()
 
     # ------------------------------------------------------------ executions
@@ -299,9 +299,7 @@ class SandboxCore:
     def _find_passwd(self) -> str:
         if self._passwd is None:
             root = self.config.rootfs
-            self._passwd = (
-                users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")
-            )
+            self._passwd = users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")
         return self._passwd
 
     def _begin(self, execution: Execution, order: Order) -> None:

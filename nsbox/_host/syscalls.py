@@ -34,7 +34,10 @@ _ACTIONS = {"kill_process": 0x8000_0000, "errno": 0x0005_0000, "user_notif": 0x7
 def probe_syscalls() -> dict[str, bool]:
     """Which of the calls that nsbox is built on are there. Starts nothing, opens nothing."""
     call = _syscall()
-    return {name: call(number, *arguments) not in (errno.ENOSYS, errno.EPERM) for name, (number, arguments) in _NUMBERS.items()}  # noqa: E501
+    return {
+        name: call(number, *arguments) not in (errno.ENOSYS, errno.EPERM)
+        for name, (number, arguments) in _NUMBERS.items()
+    }
 
 
 def probe_seccomp_actions() -> frozenset[str]:

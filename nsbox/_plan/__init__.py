@@ -1,12 +1,12 @@
 """Decisions: from a configuration, and facts about the host, to what the launcher is told. Nothing here has an effect.
 
-    operations   the vocabulary of building a root
-    identity     uids and gids, inside and outside
-    hostfiles    what there is on the host, looked up (reads only)
-    root         which operations make the root of a sandbox
-    users        names of users to ids
-    template     everything that sandboxes of one kind have in common
-    execution    everything about one execution
+operations   the vocabulary of building a root
+identity     uids and gids, inside and outside
+hostfiles    what there is on the host, looked up (reads only)
+root         which operations make the root of a sandbox
+users        names of users to ids
+template     everything that sandboxes of one kind have in common
+execution    everything about one execution
 """
 
 from nsbox._plan.execution import ExecutionPlan, plan_execution

@@ -113,7 +113,8 @@ def _search_path(config: SandboxConfig) -> str:
 
 def _cpu_rate(config: SandboxConfig, tree: CgroupTree, allowed_cpus: int) -> int:
     """Bounded by the sandbox's bandwidth where that is in force, else by the CPUs there are. A bandwidth is kept on
-    average only: within one period two threads can use up the quota of two CPUs, so some room is left."""
+    average only: within one period two threads can use up the quota of two CPUs, so some room is left.
+    """
     cpu = config.resources.cpu
     bandwidth = cpu.cores * cpu.limit_percent / 100 * 1.25
     if tree.index_of("cpu") is None:

@@ -3,8 +3,10 @@
 As root, every sandbox has host uids of its own: a range of 65,536 from 0x70000000 on, where neither accounts nor
 /etc/subuid ranges lie (login.defs(5): SUB_UID_MAX is 600,100,000 by default), nor containers of systemd-nspawn. Below
 2^31, for the option gid= of devpts is a signed number on older kernels (seen on Linux 6.1). Root inside is therefore
-nobody outside, and two sandboxes share no uid. Without root there is the range of subuid(5) where newuidmap is installed, or else just
-the user's own uid, which is mapped to the program's.
+nobody outside, and two sandboxes share no uid.
+
+Without root there is the range of subuid(5) where newuidmap is installed, or else just the user's own uid, which is
+mapped to the program's.
 """
 
 from __future__ import annotations

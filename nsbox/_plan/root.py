@@ -211,7 +211,9 @@ def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, 
         steps = Path(working).relative_to(top).parts
         for index in range(len(steps)):
             below = "/".join(steps[: index + 1])
-            cell.operations.insert(-1, Operation(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID))  # noqa: E501
+            cell.operations.insert(
+                -1, Operation(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID)
+            )
 
 
 def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, writable: list[str]) -> None:

@@ -1,13 +1,13 @@
 """Carrying plans out: the launcher's process, the socket to it, and what goes on around one execution.
 
-    wire         the layout of messages, as native/wire.h has it
-    start        starting the launcher, with its cgroups and ids
-    channel      requests and answers over its socket
-    supervisor   one per trio run: templates, sandboxes
-    cell         a living sandbox, as the supervisor holds it
-    image        the disk image of a sandbox that is not in memory
-    pump         stdin, stdout and stderr, with their limits
-    sampling     limits where there are no cgroups to hold them
-    execution    one execution, from its pipes to the observation
-    portal       the supervisor in a thread of its own, for callers that are not in a trio run
+wire         the layout of messages, as native/wire.h has it
+start        starting the launcher, with its cgroups and ids
+channel      requests and answers over its socket
+supervisor   one per trio run: templates, sandboxes
+cell         a living sandbox, as the supervisor holds it
+image        the disk image of a sandbox that is not in memory
+pump         stdin, stdout and stderr, with their limits
+sampling     limits where there are no cgroups to hold them
+execution    one execution, from its pipes to the observation
+portal       the supervisor in a thread of its own, for callers that are not in a trio run
 """

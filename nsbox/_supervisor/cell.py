@@ -14,7 +14,6 @@ from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
-
 _DESCRIPTORS = 4
 
 
@@ -82,7 +81,9 @@ class Cell:
         if self.on_lost is not None:
             self.on_lost(self.lost)
 
-    async def begin(self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool = False) -> Answer:
+    async def begin(
+        self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool = False
+    ) -> Answer:
         """Send an execution on its way. The descriptors remain the caller's.
 
         Returns:

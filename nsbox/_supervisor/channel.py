@@ -129,7 +129,14 @@ class Channel:
         self._started.clear()
 
     async def send(
-        self, type: wire.Down, id: int, *, parent: int = 0, flags: int = 0, payload: bytes = b"", fds: Sequence[int] = ()
+        self,
+        type: wire.Down,
+        id: int,
+        *,
+        parent: int = 0,
+        flags: int = 0,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
     ) -> None:
         """Send one request. The descriptors remain the caller's.
 
@@ -142,8 +149,7 @@ class Channel:
             return
         memfd = os.memfd_create("nsbox-payload", os.MFD_CLOEXEC)
         try:
-            with open(memfd, "wb", closefd=False) as file:
-                file.write(payload)
+            write_all(memfd, payload)
             await self._send_packet([header], [*fds, memfd])
         finally:
             os.close(memfd)
@@ -236,3 +242,10 @@ class Channel:
         with contextlib.suppress(OSError):  # a child that the application forked may hold it open, too: end it for all
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write to a file in memory, to the end."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

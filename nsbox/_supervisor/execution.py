@@ -6,8 +6,9 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -24,7 +25,7 @@ from nsbox._verdict import KillReason, Observation, Violation
 
 _KILL_SECONDS = 10.0
 _SHORT_SECONDS = 0.002
-"""A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes, or it would not have."""
+"""A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes."""
 _PIPE_BYTES = 64 * 1024
 _REASON_LOST = 7
 
@@ -99,16 +100,12 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
                 with trio.move_on_after(_SHORT_SECONDS):
                     await answer.settled_event.wait()
             if not answer.settled:
-                async with trio.open_nursery() as nursery:
-                    for pump in pumps:
-                        nursery.start_soon(pump.run)
-                    if rest:
-                        nursery.start_soon(feed, pipes.take_stdin(), rest)
-                    if started is not None:
-                        nursery.start_soon(_sample, sampler, started)
-                    nursery.start_soon(killer.run)
-                    await answer.settled_event.wait()
-                    nursery.cancel_scope.cancel()
+                beside: list[Callable[[], Awaitable[object]]] = [*(pump.run for pump in pumps), killer.run]
+                if rest:
+                    beside.append(partial(feed, pipes.take_stdin(), rest))
+                if started is not None:
+                    beside.append(partial(_sample, sampler, started))
+                await _wait_beside(answer, beside)
         except BaseException:
             if not answer.settled:
                 await _kill_and_wait(killer, answer)
@@ -126,6 +123,20 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
             stderr=bytes(pumps[1].kept),
             suspended_seconds=record.suspended_ns / 1e9,
         )
+
+
+async def _wait_beside(answer: Answer, tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Wait for the answer while `tasks` run; they end with it."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+            await answer.settled_event.wait()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:  # KeyboardInterrupt is the caller's, and he knows of no nursery
+            raise group.exceptions[0] from None
+        raise
 
 
 class _Killer:

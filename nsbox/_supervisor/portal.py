@@ -54,7 +54,9 @@ class Portal:
     ) -> tuple[concurrent.futures.Future[T], trio.CancelScope]:
         """Start a call. Its result goes to the future; a cancelled one has CancelledError."""
         if not self.usable:
-            raise InvalidStateError("nsbox was shut down in this process, or the process was forked after its first use")
+            raise InvalidStateError(
+                "nsbox was shut down in this process, or the process was forked after its first use"
+            )
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
         scope = trio.CancelScope()
@@ -126,7 +128,7 @@ class Portal:
 
 def get_portal() -> Portal:
     """This process' portal, made at the first use."""
-    global _portal
+    global _portal  # noqa: PLW0603 - one a process is what it is
     with _lock:
         if _portal is None or not _portal.usable:
             _portal = Portal()
@@ -135,7 +137,7 @@ def get_portal() -> Portal:
 
 @atexit.register
 def shutdown() -> None:
-    """End the supervisor that serves blocking and asyncio callers, and every sandbox of theirs. The next use starts anew."""
+    """End the supervisor of blocking and asyncio callers, and every sandbox of theirs; the next use starts anew."""
     global _portal
     with _lock:
         portal, _portal = _portal, None

@@ -178,7 +178,9 @@ def _open_range_locks() -> int:
         _STATE_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
         found = _STATE_DIRECTORY.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise SetupError("state-directory", 1, "must be a directory that only root can write", str(_STATE_DIRECTORY))
+            raise SetupError(
+                "state-directory", 1, "must be a directory that only root can write", str(_STATE_DIRECTORY)
+            )
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except SetupError:
         raise
@@ -200,7 +202,11 @@ def _map_user(pid: int) -> IdMap:
         _run_mapper("newgidmap", pid, os.getegid(), gids)
         return SUBUID_MAP
     try:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {os.geteuid()} 1"), ("gid_map", f"0 {os.getegid()} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"0 {os.geteuid()} 1"),
+            ("gid_map", f"0 {os.getegid()} 1"),
+        ):
             with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
                 file.write(text)
     except OSError as exc:
@@ -210,7 +216,9 @@ def _map_user(pid: int) -> IdMap:
 
 def _run_mapper(program: str, pid: int, own: int, first: int) -> None:
     command: Sequence[str] = (program, str(pid), "0", str(own), "1", "1", str(first), str(RANGE_SIZE))
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={"PATH": os.environ.get("PATH", "")})
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={"PATH": os.environ.get("PATH", "")}
+    )
     if done.returncode:
         raise SetupError("id-map", 1, done.stderr.strip() or f"{program} failed", program)
 
@@ -227,7 +235,7 @@ def _subordinate(path: str) -> int | None:
     except OSError:
         return None
     for entry in fields:
-        if len(entry) == 3 and entry[0] in names and entry[1].isdecimal() and entry[2].isdecimal():
-            if int(entry[2]) >= RANGE_SIZE:
-                return int(entry[1])
+        numeric = len(entry) == 3 and entry[1].isdecimal() and entry[2].isdecimal()
+        if numeric and entry[0] in names and int(entry[2]) >= RANGE_SIZE:
+            return int(entry[1])
     return None

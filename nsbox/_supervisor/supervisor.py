@@ -186,7 +186,8 @@ class Supervisor:
 
     def _make_ahead_during_executions(self, cell: Cell, kind: int) -> None:
         """Where a kind is used it is likely to be used again: while a caller waits for a program, the launcher is asked
-        for the next sandbox, so that it is there already when it is wanted."""
+        for the next sandbox, so that it is there already when it is wanted.
+        """
         if cell.plan.spares:
             cell.on_begin = lambda: self._make_ahead(kind, cell.plan)
 
