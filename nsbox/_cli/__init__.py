@@ -7,6 +7,7 @@ doctor · app (the options). This one is what starts first, and imports the othe
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -26,6 +27,8 @@ def main() -> NoReturn:
     from nsbox._cli import streams  # noqa: PLC0415  # see below
 
     streams.occupy_standard_descriptors()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while nothing has started, Ctrl-C ends us without a traceback
     if sys.argv[1:] == ["--version"]:  # typer and rich take 100 ms to load, for one line
         streams.write(streams.STDOUT, version_text() + "\n")
         sys.exit(0)

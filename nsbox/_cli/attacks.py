@@ -85,10 +85,15 @@ print(*[int(status[name]) for name in ("NoNewPrivs", "Seccomp")])
     Attack(
         id="processes_hidden",
         title="it sees no process but its own, and is not PID 1",
-        code='print([p for p in os.listdir("/proc") if p.isdigit()] == [str(os.getpid())], os.getpid() == 1)',
+        code='print([p for p in os.listdir("/proc") if p.isdigit()] == [os.readlink("/proc/self")], os.getpid() == 1)',
         says=("True False",),
     ),
-    Attack(id="init_safe", title="it cannot signal PID 1", code="print(tried(os.kill, 1, 9))", says=("EPERM",)),
+    Attack(  # "done": both have the same uid, and the kernel drops the signals; the next attack shows that it lives
+        id="init_safe",
+        title="PID 1 takes no signal from it",
+        code="print(*{tried(os.kill, 1, number) for number in range(1, 65)})",
+        says=("EPERM", "done"),
+    ),
     Attack(
         id="descriptors",
         title="no descriptor is left over from the set-up",
@@ -136,9 +141,9 @@ print(found + ("@VARIABLE@" in os.environ))
         title="it can write its files, and no others",
         code="""
 ways = ("/workspace/a", "/a", "/usr/a", "/etc/passwd", "/proc/sys/kernel/core_pattern")
-print(*[tried(open, way, "a") for way in ways])
+print(*[{"EROFS": "no", "EACCES": "no"}.get(met, met) for met in (tried(open, way, "a") for way in ways)])
 """,
-        says=("done EROFS EROFS EACCES EROFS", "done EROFS EROFS EROFS EROFS", "done EROFS EROFS EACCES EACCES"),
+        says=("done no no no no",),
     ),
     Attack(
         id="devices",

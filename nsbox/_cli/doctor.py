@@ -124,8 +124,10 @@ def _render(status: Status, seen: Sequence[Check], rows: Sequence[Row], failure:
         lacks = [check for check in seen if not check.ok]
         if lacks:
             console.print(Text("What mends it:"))
-        for check in lacks:  # not in the table, where a command would be broken into pieces that nobody can copy
-            console.print(Text(f"  {check.id}: {check.remedy}"), soft_wrap=True)
+        for remedy in dict.fromkeys(check.remedy for check in lacks):
+            names = ", ".join(check.id for check in lacks if check.remedy == remedy)
+            # Not in the table, where a command would be broken into pieces that nobody can copy.
+            console.print(Text(f"  {names}:\n    {remedy}"), soft_wrap=True)
         console.print(Text(_SUMMARY[status]))
     return captured.get()
 

@@ -15,7 +15,7 @@ from nsbox._core.sources import program_source
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, ResourceLimitError, SandboxError, UnsupportedHostError
-from nsbox._plan import hostfiles, plan_execution, users
+from nsbox._plan import disk_backed, hostfiles, plan_execution, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import fill_in, find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
@@ -27,6 +27,8 @@ from nsbox._verdict import KillReason, execution_metrics, judge
 
 _S = SandboxStatus
 _MIB = 1 << 20
+_IMAGE_SLACK = 512 * 1024
+"""ext4 refuses a write of 1 MiB with some 270 KiB left, and does not write a part of it (seen); tmpfs fills to the end."""
 COMMAND = "command"
 """The language of what `run` and `shell` run."""
 
@@ -291,6 +293,7 @@ class SandboxCore:
             cpu_seconds=limits.cpu_seconds,
             process_limit=resources.processes.max_processes,
             disk_bytes=resources.disk.quota_mb * _MIB,
+            disk_slack_bytes=_IMAGE_SLACK if disk_backed(config) else 0,
             file_size_bytes=resources.processes.max_file_size_mb * _MIB,
             cgroup_mode=supervisor.tree.mode,
             sampled=supervisor.tree.index_of("memory") is None,

@@ -44,6 +44,7 @@ class Order:
         cpu_seconds: The limit in force, or None.
         process_limit: The limit in force.
         disk_bytes: The limit in force.
+        disk_slack_bytes: With so much or less left, the disk counts as full.
         file_size_bytes: The limit in force.
         cgroup_mode: As `CgroupTree.mode`.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
@@ -58,6 +59,7 @@ class Order:
     cpu_seconds: float | None
     process_limit: int
     disk_bytes: int
+    disk_slack_bytes: int
     file_size_bytes: int
     cgroup_mode: str
     sampled: bool
@@ -271,7 +273,7 @@ def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sample
         violation=_violation(record),
         oom_kills=count(CounterSlot.OOM_KILLS),
         processes_refused=_refused(cell, record),
-        quota_full=_quota_full(cell),
+        quota_full=_quota_full(cell, order.disk_slack_bytes),
         bytes_dropped=dropped,
         wall_seconds=record.wall_ns / 1e9,
         cpu_seconds=max(cpu_us / 1e6 or (user + system) / 1e6, sampler.cpu_seen),
@@ -313,8 +315,8 @@ def _refused(cell: Cell, record: wire.Record) -> int:
     return 0 if shared == wire.UNKNOWN else max(0, shared - before)
 
 
-def _quota_full(cell: Cell) -> bool:
+def _quota_full(cell: Cell, slack: int) -> bool:
     if cell.quota < 0:
         return False
     found = os.fstatvfs(cell.quota)
-    return found.f_bavail == 0 or found.f_favail == 0
+    return found.f_bavail * found.f_frsize <= slack or found.f_favail == 0

@@ -6,13 +6,18 @@ whose pid is in their name lives and is not a descendant of this one.
 
 import os
 import re
+import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import needs
 
+STATE = Path("/run/nsbox")
+PERMANENT = (STATE, STATE / "uid-ranges")
+"""The register of uid ranges, which all supervisors of a host share, stays."""
 DIRECTORIES = ("/run", f"/run/user/{os.getuid()}", "/var/tmp", "/dev/shm", tempfile.gettempdir())
 
 
@@ -68,10 +73,8 @@ def open_files() -> Counter[str]:
 
 
 def threads() -> Counter[str]:
-    """Native threads; trio's idle worker threads, which it keeps for ten seconds, are not counted."""
-    idle = {thread.native_id for thread in threading.enumerate() if thread.name.startswith("Trio thread")}
-    count = len({int(task) for task in os.listdir("/proc/self/task")} - idle)  # noqa: PTH208  # see above
-    return Counter({"thread": count})
+    """Python's threads: the kernel lists one for a moment after it was joined. Trio keeps idle ones for ten seconds."""
+    return Counter(f"thread: {thread.name}" for thread in threading.enumerate() if "Trio thread" not in thread.name)
 
 
 def cgroup_directories(ours: set[int]) -> Counter[str]:
@@ -90,8 +93,9 @@ def cgroup_directories(ours: set[int]) -> Counter[str]:
 
 def files(ours: set[int]) -> Counter[str]:
     """Files and directories named nsbox-* where programs put what is temporary."""
-    entries = (path for directory in dict.fromkeys(DIRECTORIES) for path in Path(directory).glob("nsbox*"))
-    return Counter(f"file: {path}" for path in entries if not is_foreign(path.name, ours))
+    entries = [path for directory in dict.fromkeys(DIRECTORIES) for path in Path(directory).glob("nsbox*")]
+    entries += STATE.glob("*")
+    return Counter(f"file: {path}" for path in entries if path not in PERMANENT and not is_foreign(path.name, ours))
 
 
 def loop_devices() -> Counter[str]:
@@ -109,6 +113,24 @@ def snapshot() -> Counter[str]:
     return processes + open_files() + threads() + cgroup_directories(ours) + files(ours) + loop_devices() + mounted
 
 
+def stop_supervisor() -> None:
+    """Stop the supervisor that this process shares: what it keeps for the next sandbox is no leak."""
+    blocking = sys.modules.get("nsbox._blocking")  # not imported: never started
+    if blocking is not None:
+        blocking.shutdown()
+
+
 def left_behind(before: Counter[str], after: Counter[str]) -> list[str]:
     """What there is more of after than before, one line each."""
     return sorted(f"{name}{command_of(name)} ({count} more)" for name, count in (after - before).items())
+
+
+def settled(before: Counter[str]) -> list[str]:
+    """What is still left one second later, which is what a supervisor's death may take.
+
+    A launcher removes its cgroups after the application's end, ours and that of strangers whose owner is then dead.
+    """
+    deadline = time.monotonic() + 1
+    while (left := left_behind(before, snapshot())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
