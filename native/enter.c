@@ -22,6 +22,7 @@ enum { CONTROL = 3, OWN_FD_MAX = 4 };
 
 struct order {
 	struct reader rest;     /* behind what the launcher has read */
+	uint32_t uid, gid;
 	int stdio[3];
 };
 
@@ -79,10 +80,14 @@ static int load_filter(const struct template *template, struct failure *failure)
 	return 0;
 }
 
-static void skip_launchers_part(struct reader *reader)
+static void read_launchers_part(struct order *order)
 {
+	struct reader *reader = &order->rest;
+
 	for (int i = 0; i < 3; i++)
-		(void)read_u64(reader);
+		(void)read_u64(reader); /* deadlines */
+	order->uid = read_u32(reader);
+	order->gid = read_u32(reader);
 	uint32_t writes = read_count(reader, 14);
 	for (uint32_t i = 0; i < writes; i++) {
 		(void)read_u32(reader);
@@ -113,7 +118,7 @@ static int receive_order(struct order *order, struct failure *failure)
 			return fail(failure, STAGE_PROTOCOL, 3);
 	}
 	order->rest = (struct reader){ .at = bytes, .end = bytes + down.payload_size };
-	skip_launchers_part(&order->rest);
+	read_launchers_part(order);
 	return order->rest.bad ? fail(failure, STAGE_PROTOCOL, 4) : 0;
 }
 
@@ -242,7 +247,6 @@ static int become_program(const struct template *template, struct order *order, 
 	sigset_t none;
 
 	(void)sigemptyset(&none);
-	uint32_t uid = read_u32(reader), gid = read_u32(reader);
 	(void)umask(022);
 	if (take_stdio(order->stdio, failure) < 0 || set_rlimits(reader, failure) < 0)
 		return -1;
@@ -252,7 +256,7 @@ static int become_program(const struct template *template, struct order *order, 
 		errno = EPROTO;
 		return fail(failure, STAGE_PROTOCOL, 5);
 	}
-	if (drop_credentials(uid, gid, failure) < 0)
+	if (drop_credentials(order->uid, order->gid, failure) < 0)
 		return -1;
 	if (chdir(directory) < 0)
 		return fail(failure, STAGE_DIRECTORY, 0);

@@ -139,6 +139,7 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	uint64_t wall_ns = read_u64(reader);
 	task->cpu_limit_us = read_u64(reader);
 	task->cpu_rate_milli = read_u64(reader);
+	uint32_t uid = map_id(&task->cell->ids, read_u32(reader)), gid = map_id(&task->cell->ids, read_u32(reader));
 	if (read_writes(reader, &writes, &write_count) < 0 || !task->cpu_rate_milli) {
 		free(writes);
 		errno = EPROTO;
@@ -149,6 +150,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	free(writes);
 	if (limited < 0)
 		return false;
+	/* the pipes become the program's: else it could not open /dev/stdout, which is to open them anew */
+	for (int i = 0; i < 3; i++)
+		if (fchown(fds[i], uid, gid) < 0)
+			return fail(&task->failure, STAGE_STDIO, 6) == 0;
 
 	size_t inline_size = payload->memfd < 0 ? payload->size : 0;
 	char packet[sizeof *down + INLINE_PAYLOAD];

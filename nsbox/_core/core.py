@@ -28,7 +28,7 @@ from nsbox._verdict import KillReason, execution_metrics, judge
 _S = SandboxStatus
 _MIB = 1 << 20
 _IMAGE_SLACK = 512 * 1024
-"""ext4 refuses a write of 1 MiB with some 270 KiB left, and does not write a part of it (seen); tmpfs fills to the end."""
+"""ext4 refuses a write of 1 MiB with some 270 KiB left, and writes no part of it (seen); tmpfs fills to the end."""
 COMMAND = "command"
 """The language of what `run` and `shell` run."""
 

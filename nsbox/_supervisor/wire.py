@@ -216,9 +216,9 @@ def encode_execution(plan: ExecutionPlan) -> bytes:
     payload.u64(plan.wall_ns)
     payload.u64(plan.cpu_us)
     payload.u64(plan.cpu_rate_milli)
-    payload.writes(plan.writes)
     payload.u32(plan.uid)
     payload.u32(plan.gid)
+    payload.writes(plan.writes)
     payload.u32(len(plan.rlimits))
     for number, soft, hard in plan.rlimits:
         payload.u32(number)
