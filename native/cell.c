@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,17 +94,10 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	if (cell->predecessor && setns(cell->predecessor->pidfd, CLONE_NEWNS) < 0) {
-		drop_fd(&pair[1]);
-		close_joins(birth.joins);
-		return fail(failure, STAGE_NAMESPACE, 4);
-	}
 	cell->pid = sys_clone3(&args);
 	if (cell->pid == 0)
 		be_init(&birth);
 	int saved = errno;
-	if (cell->predecessor && setns(launcher->own_mounts, CLONE_NEWNS) < 0)
-		abort(); /* no path would mean what it says any more */
 	drop_fd(&pair[1]);
 	close_joins(birth.joins);
 	errno = saved;
@@ -354,7 +346,10 @@ void cell_restart(struct launcher *launcher, uint32_t id)
 	struct cell *cell = cell_find(launcher, id);
 	struct failure failure;
 
-	if (!id || !cell || cell->state != CELL_READY) {
+	bool has_heir = false;
+	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
+		has_heir |= cell && heir->predecessor == cell;
+	if (!id || !cell || has_heir || cell->state != CELL_READY) {
 		errno = ESRCH;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_RESTART, id, &failure);

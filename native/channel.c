@@ -10,6 +10,8 @@
 #include "launcher.h"
 #include "sys.h"
 
+enum { FLUSH_NS = 5000000 };
+
 int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count)
 {
 	union {
@@ -44,6 +46,10 @@ ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned 
 
 	*passed_count = 0;
 	ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	/* told once, before what the peer had still sent, when it ended without having read all: unix(7) says EOF, the kernel
+	 * says this first */
+	if (length < 0 && errno == ECONNRESET)
+		length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
 	if (length < 0)
 		return -1;
 	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
@@ -68,14 +74,19 @@ ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned 
 	return length;
 }
 
+/* Whether it is sent, or nobody is there to read it any more. */
+static bool sent(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
+{
+	return send_packet(launcher->supervisor.fd, record, sizeof *record, fds, fd_count) == 0
+	       || launcher->supervisor.fd < 0 || errno == EPIPE || errno == ECONNRESET || errno == ENOTCONN;
+}
+
 void flush_outgoing(struct launcher *launcher)
 {
 	while (launcher->outgoing_first) {
 		struct outgoing *first = launcher->outgoing_first;
-		if (send_packet(launcher->supervisor.fd, &first->record, sizeof first->record, first->fds, first->fd_count) < 0
-		    && (errno == EAGAIN || errno == ENOBUFS))
+		if (!sent(launcher, &first->record, first->fds, first->fd_count))
 			return;
-		/* any other error: the supervisor is gone, and end of file on the socket will say so */
 		launcher->outgoing_first = first->next;
 		if (!first->next)
 			launcher->outgoing_last = NULL;
@@ -87,21 +98,24 @@ void flush_outgoing(struct launcher *launcher)
 
 void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
 {
-	if (!launcher->outgoing_first
-	    && (send_packet(launcher->supervisor.fd, record, sizeof *record, fds, fd_count) == 0
-	        || (errno != EAGAIN && errno != ENOBUFS)))
+	if (!launcher->outgoing_first && sent(launcher, record, fds, fd_count))
 		return;
 	struct outgoing *later = calloc(1, sizeof *later);
 	if (!later)
 		abort(); /* a record lost would leave the supervisor waiting for ever; death is noticed */
 	later->record = *record;
-	for (unsigned i = 0; i < fd_count; i++)
-		later->fds[later->fd_count++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	for (unsigned i = 0; i < fd_count; i++) {
+		later->fds[later->fd_count] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+		if (later->fds[later->fd_count] < 0)
+			abort(); /* the same */
+		later->fd_count++;
+	}
 	if (launcher->outgoing_last)
 		launcher->outgoing_last->next = later;
 	else
 		launcher->outgoing_first = later;
 	launcher->outgoing_last = later;
+	launcher->flush_at = now_ns() + FLUSH_NS; /* room in the socket is not all that can be wanting */
 }
 
 void tell_done(struct launcher *launcher, enum down_type of, uint32_t id)

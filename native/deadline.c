@@ -3,30 +3,52 @@
 #include "launcher.h"
 #include "sys.h"
 
-enum { SLOT_CPU_US = 0, CPU_CHECK_MIN_NS = 2000000 };
+enum { SLOT_CPU_US = 0, SLOT_OOM_KILLS = 4, CPU_CHECK_MIN_NS = 2000000, OOM_CHECK_NS = 100000000 };
 
 static bool runs(const struct task *task)
 {
 	return task->id && !task->reaped && !task->killed && !task->cell->frozen_at;
 }
 
-uint64_t task_cpu_us(struct launcher *launcher, const struct task *task)
+static const struct counter *counter_of(const struct launcher *launcher, uint32_t slot)
 {
+	for (uint32_t i = 0; i < launcher->counter_count; i++)
+		if (launcher->counters[i].slot == slot)
+			return &launcher->counters[i];
+	return NULL;
+}
+
+static uint64_t count(struct launcher *launcher, const struct task *task, uint32_t slot)
+{
+	const struct counter *counter = counter_of(launcher, slot);
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 
 	cell_path(task->cell, cell_at);
 	task_path(task, at);
-	for (uint32_t i = 0; i < launcher->counter_count; i++)
-		if (launcher->counters[i].slot == SLOT_CPU_US)
-			return cgroup_count(launcher, task->cell->template->hierarchies, &launcher->counters[i], cell_at, at);
-	return UINT64_MAX;
+	return counter ? cgroup_count(launcher, task->cell->template->hierarchies, counter, cell_at, at) : UINT64_MAX;
+}
+
+/* Version 1 of the memory controller kills one process, and has no way to take the others of the execution along. */
+uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now)
+{
+	const struct counter *counter = counter_of(launcher, SLOT_OOM_KILLS);
+	return counter && !launcher->hierarchies[counter->hierarchy].born_inside ? now + OOM_CHECK_NS : 0;
+}
+
+static void check_oom(struct launcher *launcher, struct task *task, uint64_t now)
+{
+	uint64_t kills = count(launcher, task, SLOT_OOM_KILLS);
+
+	task->oom_check_at = now + OOM_CHECK_NS;
+	if (kills && kills != UINT64_MAX)
+		task_kill(launcher, task, REASON_MEMORY);
 }
 
 /* No event tells of CPU time used up by a cgroup. It is read when it could first have been: what is left, at the
  * highest rate at which the cell can use it. */
 static void check_cpu(struct launcher *launcher, struct task *task, uint64_t now)
 {
-	uint64_t used = task_cpu_us(launcher, task);
+	uint64_t used = count(launcher, task, SLOT_CPU_US);
 
 	if (used == UINT64_MAX) { /* no cgroups: the supervisor samples, RLIMIT_CPU bounds each process */
 		task->cpu_check_at = 0;
@@ -47,6 +69,8 @@ void deadlines_check(struct launcher *launcher, uint64_t now)
 			continue;
 		if (task->cpu_check_at && now >= task->cpu_check_at)
 			check_cpu(launcher, task, now);
+		if (runs(task) && task->oom_check_at && now >= task->oom_check_at)
+			check_oom(launcher, task, now);
 		if (runs(task) && task->wall_deadline && now >= task->wall_deadline)
 			task_kill(launcher, task, REASON_WALL_TIME);
 	}
@@ -63,6 +87,8 @@ uint64_t deadlines_next(const struct launcher *launcher)
 			next = task->wall_deadline;
 		if (task->cpu_check_at && task->cpu_check_at < next)
 			next = task->cpu_check_at;
+		if (task->oom_check_at && task->oom_check_at < next)
+			next = task->oom_check_at;
 	}
 	return next;
 }

@@ -68,8 +68,10 @@ static int load_filter(const struct template *template, struct failure *failure)
 {
 	struct child_message message = { .word = CHILD_LISTENER };
 
-	if (!template->filter.len)
-		return 0;
+	if (!template->filter.len) {
+		errno = EINVAL; /* no filter is not a filter that allows everything */
+		return fail(failure, STAGE_FILTER, 2);
+	}
 	unsigned flags = template->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
 	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &template->filter);
 	if (listener < 0)
@@ -267,6 +269,9 @@ static int become_program(const struct template *template, struct order *order, 
 	if (!filtered && load_filter(template, failure) < 0)
 		return -1;
 	/* the filter is in force: only exec and the report of its failure from here on */
+	struct child_message message = { .word = CHILD_EXECS };
+	if (send_packet(CONTROL, &message, sizeof message, NULL, 0) < 0)
+		return fail(failure, STAGE_EXEC, 1);
 	return execute(search, argv, envp, failure);
 }
 

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/mount.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -31,7 +31,8 @@ int clone_mount(int dir, const char *path, unsigned attributes)
 	                                                   | AT_SYMLINK_NOFOLLOW);
 	if (tree < 0)
 		return -1;
-	struct mount_attr attr = { .attr_set = attributes };
+	/* private: the copy of a shared mount would be its peer, and what is mounted in one place would appear in the other */
+	struct mount_attr attr = { .attr_set = attributes, .propagation = MS_PRIVATE };
 	if (sys_mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr) < 0)
 		return -1;
 	return take_fd(&tree);

@@ -29,11 +29,12 @@ int join_cgroups(const int *joins, struct failure *failure)
 
 int empty_bounding_set(struct failure *failure)
 {
-	/* 41 calls: PR_CAPBSET_READ fails for the first capability that this kernel does not know */
-	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
-			return fail(failure, STAGE_CREDENTIALS, 5);
-	return 0;
+	int capability = 0;
+
+	while (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0)
+		capability++;
+	/* EINVAL: the first that this kernel does not know, and there is none that is known behind it */
+	return errno == EINVAL && capability > 0 ? 0 : fail(failure, STAGE_CREDENTIALS, 5);
 }
 
 int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure)
@@ -79,8 +80,10 @@ static int leave_old_root(struct failure *failure)
 	return 0;
 }
 
-static int build_mounts(struct builder *builder, const struct template *template, struct failure *failure)
+static int build_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
 {
+	const struct template *template = cell->template;
+
 	/* The template's tree, through a mount of our own: what lies outside of it is not reachable from here on. */
 	builder->root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (builder->root < 0)
@@ -93,9 +96,16 @@ static int build_mounts(struct builder *builder, const struct template *template
 	return leave_old_root(failure);
 }
 
-/* In the mounts of a predecessor, which are the root already. */
-static int renew_mounts(struct builder *builder, const struct template *template, struct failure *failure)
+/* In a copy of a predecessor's mounts. */
+static int renew_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
 {
+	const struct template *template = cell->template;
+
+	builder->procfs = new_procfs();
+	if (builder->procfs < 0)
+		return fail(failure, STAGE_PIVOT, 6);
+	if (setns(cell->predecessor->pidfd, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
+		return fail(failure, STAGE_NAMESPACE, 4);
 	if (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0)
 		return fail(failure, STAGE_PIVOT, 4);
 	builder->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -134,7 +144,7 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
 		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
-		.ids = birth->cell->ids, .stage = STAGE_MOUNT,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
@@ -145,7 +155,7 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	if (join_cgroups(birth->joins, failure) < 0
 	    || enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
-	    || (predecessor ? renew_mounts : build_mounts)(&builder, template, failure) < 0
+	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0

@@ -132,6 +132,7 @@ struct task {
 	enum task_state state;
 	bool reaped;
 	bool killed;
+	bool execs;             /* it has said that it is about to */
 	bool reported;
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
 	pid_t pid;
@@ -150,6 +151,7 @@ struct task {
 	uint64_t cpu_limit_us;  /* 0: none */
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
+	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
 };
 
 struct outgoing {
@@ -166,10 +168,10 @@ struct launcher {
 	int epoll;
 	int proc;                /* this pid namespace's procfs */
 	int pid_namespace;
-	int own_mounts;          /* the mount namespace that the launcher lives in */
 	int host_mounts;         /* the one in which OP_BIND finds its sources */
 	bool user_mode;
 	bool over;               /* the supervisor is gone */
+	bool more_to_reap;
 	struct payload setup;    /* what the names below point into */
 	struct hierarchy hierarchies[MAX_HIERARCHIES];
 	uint32_t hierarchy_count;
@@ -186,6 +188,7 @@ struct launcher {
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
 	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
+	uint64_t flush_at;       /* when to try again to send what could not be sent; 0: nothing */
 	uint64_t tick_at;        /* when something that could not be removed yet is tried again; 0: nothing */
 };
 
@@ -249,7 +252,7 @@ int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
 int empty_bounding_set(struct failure *failure);
 int join_cgroups(const int *joins, struct failure *failure);
 
-enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5 };
+enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6 };
 struct child_message {
 	uint32_t word;
 	struct failure failure;
@@ -278,9 +281,9 @@ struct entrance {
 _Noreturn void enter_sandbox(const struct entrance *entrance);
 
 /* deadline.c */
+uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);
 void deadlines_check(struct launcher *launcher, uint64_t now);
 uint64_t deadlines_next(const struct launcher *launcher);
-uint64_t task_cpu_us(struct launcher *launcher, const struct task *task);
 
 /* cgroup.c */
 enum { CGROUP_PATH = 40 };

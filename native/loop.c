@@ -9,7 +9,7 @@
 #include "launcher.h"
 #include "sys.h"
 
-enum { FAREWELL_NS = 2000000000, WARM_NS = 4000000, QUIET_NS = 6000000 };
+enum { FAREWELL_NS = 2000000000, WARM_NS = 4000000, QUIET_NS = 6000000, REAP_AT_ONCE = 256, FLUSH_NS = 5000000 };
 
 int watch(struct launcher *launcher, struct source *source)
 {
@@ -26,16 +26,22 @@ void unwatch(struct launcher *launcher, struct source *source)
 	drop_fd(&source->fd);
 }
 
+/* So many at a time, that deadlines are looked at in between. */
 static void reap(struct launcher *launcher)
 {
 	int status;
 	struct rusage usage;
-	pid_t pid;
 
 	launcher->active_at = now_ns();
-	while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
+	launcher->more_to_reap = false;
+	for (int i = 0; i < REAP_AT_ONCE; i++) {
+		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
+		if (pid <= 0)
+			return;
 		if (!task_reaped(launcher, pid, status, &usage))
 			(void)cell_reaped(launcher, pid); /* neither: nothing of ours is left of it */
+	}
+	launcher->more_to_reap = true;
 }
 
 void signals_ready(struct launcher *launcher, struct source *source, uint32_t events)
@@ -64,13 +70,15 @@ static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
 
 	if (launcher->tick_at && launcher->tick_at < next)
 		next = launcher->tick_at;
+	if (launcher->flush_at && launcher->flush_at < next)
+		next = launcher->flush_at;
 	if (launcher->refill_at && launcher->refill_at < next)
 		next = launcher->refill_at;
 	if (farewell && farewell < next)
 		next = farewell;
-	if (next == UINT64_MAX)
+	if (next == UINT64_MAX && !launcher->more_to_reap)
 		return -1;
-	if (next <= now)
+	if (next <= now || launcher->more_to_reap)
 		return 0;
 	uint64_t wait_ms = (next - now + 999999) / 1000000;
 	return wait_ms > 60000 ? 60000 : (int)wait_ms;
@@ -89,9 +97,14 @@ static void on_time(struct launcher *launcher)
 {
 	uint64_t now = now_ns();
 
-	if (deadlines_next(launcher) <= now) {
+	if (launcher->more_to_reap || deadlines_next(launcher) <= now)
 		reap(launcher); /* what has ended by itself is not killed */
+	if (deadlines_next(launcher) <= now) {
 		deadlines_check(launcher, now);
+	}
+	if (launcher->flush_at && launcher->flush_at <= now) {
+		flush_outgoing(launcher);
+		launcher->flush_at = launcher->outgoing_first ? now + FLUSH_NS : 0;
 	}
 	if (launcher->tick_at && launcher->tick_at <= now) {
 		launcher->tick_at = 0;
@@ -128,7 +141,7 @@ int run_loop(struct launcher *launcher)
 	uint64_t farewell = 0;
 	bool waits_for_room = false;
 
-	while (!launcher->over || launcher->cells || launcher->tasks) {
+	for (;;) {
 		struct epoll_event event;
 
 		if (launcher->over && !farewell) {
@@ -144,6 +157,8 @@ int run_loop(struct launcher *launcher)
 			watch_for_room(launcher);
 		}
 		on_time(launcher);
+		if (launcher->over && !launcher->cells && !launcher->tasks)
+			return 0;
 		int ready = epoll_wait(launcher->epoll, &event, 1, 0);
 		if (ready == 0 && !refill(launcher))
 			ready = epoll_wait(launcher->epoll, &event, 1, timeout_ms(launcher, farewell));
@@ -152,5 +167,4 @@ int run_loop(struct launcher *launcher)
 			source->ready(launcher, source, event.events);
 		}
 	}
-	return 0;
 }

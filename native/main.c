@@ -103,8 +103,7 @@ static int settle_in(struct launcher *launcher, int host)
 		return -1;
 	}
 	launcher->pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-	launcher->own_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	if (launcher->pid_namespace < 0 || launcher->own_mounts < 0)
+	if (launcher->pid_namespace < 0)
 		return -1;
 	if (empty_bounding_set(&(struct failure){ 0 }) < 0)
 		return -1;
@@ -211,6 +210,7 @@ static _Noreturn void be_launcher(bool user_mode, int host)
 	static struct launcher launcher;
 	struct failure failure;
 
+	(void)setsid(); /* Ctrl-C is for the application; it fails for who leads a session already, "mapped" */
 	launcher.user_mode = user_mode;
 	launcher.id_lock = -1;
 	launcher.epoll = -1;

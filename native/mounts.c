@@ -153,11 +153,25 @@ static int mount_tmpfs(struct builder *builder, const struct op *op, const char 
 	return 0;
 }
 
-static int mount_proc(struct builder *builder, const struct op *op)
+int new_procfs(void)
 {
 	/* invisible: what may not be traced may not be seen, PID 1 and processes of other users included, proc(5) */
-	const struct fs_option options[] = { { "hidepid", "invisible" }, { NULL, NULL } };
-	AUTO_CLOSE int mount = new_filesystem("proc", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+	static const struct fs_option options[] = { { "hidepid", "invisible" }, { NULL, NULL } };
+	return new_filesystem("proc", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+}
+
+/* Written by the supervisor, through the mount below; read by programs, through a read-only copy that covers it. */
+static int mount_source(struct builder *builder, const struct op *op)
+{
+	if (mount_tmpfs(builder, op, "0755", &builder->source) < 0)
+		return -1;
+	AUTO_CLOSE int copy = clone_mount(builder->source, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+	return copy < 0 ? -1 : attach_mount(copy, builder->root, op->path);
+}
+
+static int mount_proc(struct builder *builder, const struct op *op)
+{
+	AUTO_CLOSE int mount = builder->procfs >= 0 ? take_fd(&builder->procfs) : new_procfs();
 	return mount < 0 ? -1 : attach_mount(mount, builder->root, op->path);
 }
 
@@ -281,7 +295,7 @@ static int apply_op(struct builder *builder, const struct op *op)
 	case OP_SYSCTL:
 		return set_sysctl(op);
 	case OP_SOURCE:
-		return mount_tmpfs(builder, op, "0755", &builder->source);
+		return mount_source(builder, op);
 	}
 	errno = EPROTO;
 	return -1;

@@ -35,9 +35,14 @@ struct builder {
 	struct id_map ids;
 	enum stage stage;      /* how a failure is reported */
 	bool only_of_processes; /* leave out the rest: it is there already */
+	int procfs;            /* made before, or -1 */
 	int quota;             /* out: the file system that everything writable lives in, or -1 */
 	int source;            /* out: the file system for program texts, or -1 */
 };
+
+/* A procfs of the pid namespace that this process is in, detached. Without root it can be made only where one is visible
+ * in full, mount_namespaces(7): not any more in a sandbox's own mounts. -1 with errno. */
+int new_procfs(void);
 
 /* A list of operations from a payload, allocated; strings point into the payload. NULL: malformed, or no memory. */
 struct op *read_ops(struct reader *reader, uint32_t *count);

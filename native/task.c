@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -129,18 +130,18 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 }
 
 static bool start(struct launcher *launcher, struct task *task, const struct down *down, const struct payload *payload,
-                  const int *fds, struct reader *reader)
+                  const int *fds, struct reader reader)
 {
 	int passed[4] = { fds[0], fds[1], fds[2], payload->memfd };
 	struct write *writes;
 	uint32_t write_count;
 	char at[CGROUP_PATH];
 
-	uint64_t wall_ns = read_u64(reader);
-	task->cpu_limit_us = read_u64(reader);
-	task->cpu_rate_milli = read_u64(reader);
-	uint32_t uid = map_id(&task->cell->ids, read_u32(reader)), gid = map_id(&task->cell->ids, read_u32(reader));
-	if (read_writes(reader, &writes, &write_count) < 0 || !task->cpu_rate_milli) {
+	uint64_t wall_ns = read_u64(&reader);
+	task->cpu_limit_us = read_u64(&reader);
+	task->cpu_rate_milli = read_u64(&reader);
+	uint32_t uid = map_id(&task->cell->ids, read_u32(&reader)), gid = map_id(&task->cell->ids, read_u32(&reader));
+	if (read_writes(&reader, &writes, &write_count) < 0 || !task->cpu_rate_milli) {
 		free(writes);
 		errno = EPROTO;
 		return fail(&task->failure, STAGE_PROTOCOL, 1) == 0;
@@ -162,6 +163,7 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->started_at = now_ns();
 	task->wall_deadline = wall_ns ? task->started_at + wall_ns : 0;
 	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
+	task->oom_check_at = deadline_first_oom_check(launcher, task->started_at);
 	task->state = TASK_STARTING;
 	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
@@ -185,18 +187,25 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	cell->parked = NULL;
 	cell->executions++;
 	launcher->refill_at = now_ns();
+	if (task && !start(launcher, task, down, payload, fds, reader) && task->failure.stage == STAGE_DIED) {
+		/* it was parked, and somebody has killed it since: once more, with a new one */
+		task_kill(launcher, task, REASON_NONE);
+		task = task_park(launcher, cell, &failure);
+		if (task)
+			(void)start(launcher, task, down, payload, fds, reader);
+	}
 	if (!task) {
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
 	}
 	task->id = down->id;
-	if (!start(launcher, task, down, payload, fds, &reader))
+	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
 	else if (down->flags & EXEC_TELL_START)
 		tell(launcher, &(struct up){ .type = UP_STARTED, .of = DOWN_EXEC, .id = task->id }, &task->pidfd, 1);
 }
 
-/* What the process says on its way; end of file without a word means that exec has closed the socket. */
+/* What the process says on its way. End of file after CHILD_EXECS: exec has closed the socket, or it has died since. */
 static void hear(struct launcher *launcher, struct task *task)
 {
 	struct child_message message;
@@ -206,7 +215,7 @@ static void hear(struct launcher *launcher, struct task *task)
 
 	if (length != sizeof message) {
 		unwatch(launcher, &task->control);
-		if (task->state == TASK_STARTING)
+		if (task->state == TASK_STARTING && task->execs)
 			task->state = TASK_RUNNING;
 		return;
 	}
@@ -227,6 +236,9 @@ static void hear(struct launcher *launcher, struct task *task)
 		task->wait_status = message.wait_status;
 		task->usage = message.usage;
 		task->told_status = true;
+		break;
+	case CHILD_EXECS:
+		task->execs = true;
 		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
@@ -277,8 +289,11 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 		task->reason = reason;
 	task->killed = true;
 	task_path(task, at);
-	if (!cgroup_kill(launcher, task->cell->template->hierarchies, at) && !task->reaped && task->pidfd >= 0)
-		(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* gone already: SIGCHLD is on its way */
+	/* The main process first, and apart: cgroup.kill may have to wait for who else moves processes on this host. One that
+	 * is gone already is no error: SIGCHLD is on its way. */
+	if (!task->reaped && task->pidfd >= 0)
+		(void)sys_pidfd_send_signal(task->pidfd, SIGKILL);
+	(void)cgroup_kill(launcher, task->cell->template->hierarchies, at);
 }
 
 void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason)
@@ -286,6 +301,22 @@ void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reaso
 	for (struct task *task = launcher->tasks; id && task; task = task->next)
 		if (task->id == id && !task->reaped)
 			task_kill(launcher, task, reason);
+}
+
+/* Whether PID 1 is on its way out. Its programs are killed before, by the kernel (pid_namespaces(7)), and reaped before,
+ * by us; only the flag PF_EXITING in its stat, proc_pid_stat(5), tells why they died. */
+static bool init_is_dying(struct launcher *launcher, const struct cell *cell)
+{
+	enum { FLAGS_AFTER_NAME = 7, EXITING = 0x4 };
+	char path[32], text[1024];
+
+	(void)snprintf(path, sizeof path, "%d/stat", cell->pid);
+	if (cell->reaped || read_file_at(launcher->proc, path, text, sizeof text) <= 0)
+		return true;
+	char *at = strrchr(text, ')');
+	for (int i = 0; at && i < FLAGS_AFTER_NAME; i++)
+		at = strchr(at + 1, ' ');
+	return at && (strtoul(at, NULL, 10) & EXITING);
 }
 
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage)
@@ -299,14 +330,18 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 			listener_ready(launcher, &task->listener, EPOLLIN);
 		task->reaped = true;
 		task->ended_at = now_ns();
+		if (task->cell->frozen_at && task->started_at)
+			task->suspended_ns += task->ended_at - task->cell->frozen_at;
 		if (!task->told_status) {
 			task->wait_status = status;
 			task->usage = *usage;
 		}
 		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
 			task->reason = REASON_NONE; /* it ended by itself before the kill came */
-		if (task->state == TASK_STARTING && !task->failure.stage && task->control.fd >= 0 && !task->told_status
-		    && !task->killed)
+		if (task->reason == REASON_NONE && WIFSIGNALED(task->wait_status) && WTERMSIG(task->wait_status) == SIGKILL
+		    && init_is_dying(launcher, task->cell))
+			task->reason = REASON_LOST;
+		if (task->state == TASK_STARTING && !task->failure.stage && !task->execs && !task->told_status && !task->killed)
 			task->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
 		task->state = TASK_DYING;
 		task_settle(launcher, task);

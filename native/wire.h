@@ -1,7 +1,7 @@
 /* What the supervisor and the launcher say to each other, over one SOCK_SEQPACKET socket pair.
  *
  * Down: a fixed `struct down`, then a payload (`payload_size` bytes), which follows in the same packet or, when it is
- * larger than INLINE_PAYLOAD, lies in a sealed memfd that is the last of the descriptors sent along.
+ * larger than INLINE_PAYLOAD, lies in a memfd that is the last of the descriptors sent along.
  * Up: always one `struct up`, with descriptors alongside where noted.
  *
  * Both ends are built together and run on one host, so the integers are the host's own. nsbox/_supervisor/_wire.py
@@ -15,7 +15,7 @@
 enum {
 	WIRE_VERSION = 1,
 	INLINE_PAYLOAD = 96 * 1024,
-	MAX_FDS = 32,
+	MAX_FDS = 40, /* two for each hierarchy, and one */
 	MAX_HIERARCHIES = 16,
 	MAX_COUNTERS = 16,
 };

@@ -78,7 +78,16 @@ def parse_python_error(stderr: str) -> CodeError | None:
         error = _read(lines, first, last, end)
         if error is not None:
             return error
-    return None
+    return _without_frames(lines)
+
+
+def _without_frames(lines: list[str]) -> CodeError | None:
+    """The report of a main program whose text cannot even be decoded: one line, at the end."""
+    last = next((line for line in reversed(lines) if line), "")
+    name, separator, value = last.partition(": ")
+    if not separator or name not in _HEADERLESS:
+        return None
+    return CodeError(name=name, value=value, traceback=last + "\n")
 
 
 def _starts(lines: list[str]) -> list[_Start]:

@@ -296,6 +296,8 @@ class SandboxCore:
             disk_slack_bytes=_IMAGE_SLACK if disk_backed(config) else 0,
             file_size_bytes=resources.processes.max_file_size_mb * _MIB,
             cgroup_mode=supervisor.tree.mode,
+            enforce_memory=config.enforcement.enforce_memory_limits,
+            group=supervisor.tree.hierarchies[0].path if supervisor.tree.hierarchies else None,
             sampled=supervisor.tree.index_of("memory") is None,
         )
 

@@ -25,17 +25,20 @@ def program_source(directory: int, name: str, file_name: str, code: bytes) -> It
     """
     os.mkdir(name, 0o755, dir_fd=directory)
     try:
-        own = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        own = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
         try:
-            os.chmod(name, 0o755, dir_fd=directory)  # mkdir is subject to the umask
+            os.fchmod(own, 0o755)  # mkdir is subject to the umask
             _write(own, file_name, code)
             yield f"{SOURCE_DIRECTORY}/{name}/{file_name}"
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(
+                OSError
+            ):  # it goes with the sandbox at the latest, and a result is not lost for it
                 os.unlink(file_name, dir_fd=own)
             os.close(own)
     finally:
-        os.rmdir(name, dir_fd=directory)
+        with contextlib.suppress(OSError):  # the same
+            os.rmdir(name, dir_fd=directory)
 
 
 def _write(directory: int, name: str, code: bytes) -> None:

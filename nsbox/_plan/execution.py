@@ -139,10 +139,12 @@ def _rlimits(config: SandboxConfig, tree: CgroupTree, limits: Limits) -> tuple[t
         resource.RLIMIT_STACK: processes.stack_mb * _MIB,
         resource.RLIMIT_MEMLOCK: 8 * _MIB,
         resource.RLIMIT_MSGQUEUE: 819_200,
+        resource.RLIMIT_RTPRIO: 0,  # SCHED_FIFO is outside of CPU quotas: an application that may use it keeps that
+        resource.RLIMIT_NICE: 0,
     }
     if tree.index_of("pids") is None:
         wanted[resource.RLIMIT_NPROC] = processes.max_processes + 3
-    if tree.index_of("memory") is None:
+    if tree.index_of("memory") is None and config.enforcement.enforce_memory_limits:
         # Counts private writable mappings, not address space: what the JVM, Go and Node only reserve is free,
         # getrlimit(2). The supervisor samples the sum over the processes; this bounds each of them in between.
         own = limits.memory_bytes or config.resources.memory.limit_mb * _MIB

@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -47,6 +48,8 @@ class Order:
         disk_slack_bytes: With so much or less left, the disk counts as full.
         file_size_bytes: The limit in force.
         cgroup_mode: As `CgroupTree.mode`.
+        enforce_memory: Whether an excess of memory ends it.
+        group: The supervisor's base directory in cgroup v2, or None.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
     """
 
@@ -62,6 +65,8 @@ class Order:
     disk_slack_bytes: int
     file_size_bytes: int
     cgroup_mode: str
+    enforce_memory: bool
+    group: Path | None
     sampled: bool
 
 
@@ -92,7 +97,10 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
             OutputPump(pipes.stdout, budget, keep=order.keep_output),
             OutputPump(pipes.stderr, budget, keep=order.keep_output),
         )
-        sampler = Sampler(memory_bytes=order.memory_bytes, cpu_seconds=order.cpu_seconds, kill=killer.kill)
+        sampler = Sampler(
+            memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
+            group=order.group, kill=killer.kill,
+        )  # fmt: skip
         rest = pipes.give_stdin(order.stdin)
         started = cell.channel.expect_start(order.id) if order.sampled else None
         answer = await cell.begin(order.id, order.plan, pipes.theirs, tell_start=order.sampled)

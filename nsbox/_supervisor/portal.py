@@ -34,9 +34,18 @@ class Portal:
         self._nursery: trio.Nursery | None = None
         self._owner = os.getpid()
         self._closed = False
-        self._thread = threading.Thread(target=trio.run, args=(self._serve,), name="nsbox supervisor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="nsbox supervisor", daemon=True)
         self._thread.start()
         self._token = self._ready.result()
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as exc:
+            if not self._ready.done():  # no descriptors for its epoll, for example: who waits for it is told
+                self._ready.set_exception(exc)
+                return
+            raise
 
     @property
     def usable(self) -> bool:

@@ -7,8 +7,10 @@ kernel all the same (RLIMIT_DATA, RLIMIT_CPU, RLIMIT_NPROC).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import trio
@@ -24,16 +26,18 @@ class Sampler:
     """Watches one execution.
 
     Attributes:
-        memory_bytes: Its limit.
+        memory_bytes: Its limit, or None.
         cpu_seconds: Its limit, or None.
+        group: The base directory of this supervisor's cgroups, where there are some: they tell who belongs to it.
         kill: Ends it.
         peak_memory_bytes: The most that was seen.
         peak_processes: The most that was seen.
         cpu_seen: CPU time in seconds, the most that was seen.
     """
 
-    memory_bytes: int
+    memory_bytes: int | None
     cpu_seconds: float | None
+    group: Path | None
     kill: Callable[[KillReason], Awaitable[None]]
     peak_memory_bytes: int = 0
     peak_processes: int = 0
@@ -43,19 +47,32 @@ class Sampler:
         """Look until cancelled, or until it has ended.
 
         Args:
-            pidfd: Of the execution's own init.
+            pidfd: Of the execution's first process.
         """
+        pid = pid_of(pidfd)
+        if pid <= 0:  # it has ended
+            return
         try:
-            init = psutil.Process(pid_of(pidfd))
+            first = psutil.Process(pid)
+            procs = None if self.group is None else _procs_file(pid, self.group)
             while True:
-                await self._look(init)
+                reason = self._look(first if procs is None else procs)
+                if reason is not None:
+                    await self.kill(reason)
                 await trio.sleep(_INTERVAL)
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, FileNotFoundError):
             return
 
-    async def _look(self, init: psutil.Process) -> None:
+    def _look(self, where: psutil.Process | Path) -> KillReason | None:
+        """Measure. What the execution has exceeded, if anything."""
         memory, cpu, count = 0, 0.0, 0
-        for process in init.children(recursive=True):
+        if isinstance(where, Path):
+            processes = _living(_members(where))
+        else:
+            processes = where.children(recursive=True)
+            own = where.cpu_times()
+            cpu = own.children_user + own.children_system  # of orphans that were reaped
+        for process in processes:
             try:
                 with process.oneshot():
                     memory += process.memory_info().rss
@@ -64,12 +81,34 @@ class Sampler:
                 continue  # it has just ended
             cpu += times.user + times.system + times.children_user + times.children_system
             count += 1
-        own = init.cpu_times()
-        cpu += own.children_user + own.children_system  # of orphans that it has reaped
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         self.peak_processes = max(self.peak_processes, count)
         self.cpu_seen = max(self.cpu_seen, cpu)
-        if memory > self.memory_bytes:
-            await self.kill(KillReason.MEMORY)
-        elif self.cpu_seconds is not None and cpu >= self.cpu_seconds:
-            await self.kill(KillReason.CPU_TIME)
+        if self.memory_bytes is not None and memory > self.memory_bytes:
+            return KillReason.MEMORY
+        return KillReason.CPU_TIME if self.cpu_seconds is not None and cpu >= self.cpu_seconds else None
+
+
+def _procs_file(pid: int, base: Path) -> Path:
+    """The list of the processes of the execution that `pid` belongs to."""
+    with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:
+        path = next((line[3:].strip() for line in file if line.startswith("0::")), "")
+    _, found, below = path.partition(f"/{base.name}/")
+    if not found:
+        raise FileNotFoundError(path)
+    return base / below / "cgroup.procs"
+
+
+def _members(procs: Path) -> list[int]:
+    try:
+        return [int(line) for line in procs.read_text().split()]
+    except OSError as exc:  # ENODEV: removed while it is read
+        raise FileNotFoundError(procs) from exc
+
+
+def _living(pids: list[int]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found

@@ -63,9 +63,9 @@ def command_of(name: str) -> str:
 def open_files() -> Counter[str]:
     """The link targets of this process's fds, without the numbers that are new with every socket and pipe."""
     found: Counter[str] = Counter()
-    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208  # a Path would be made of each
+    for entry in os.listdir("/proc/self/fd"):  # a Path would be made of each
         try:
-            target = os.readlink(f"/proc/self/fd/{entry}")  # noqa: PTH115  # the text itself is wanted
+            target = os.readlink(f"/proc/self/fd/{entry}")  # the text itself is wanted
         except FileNotFoundError:
             continue  # the directory's own fd
         found[f"fd: {re.sub(r':.[0-9]+.$', '', target)}"] += 1
@@ -125,12 +125,13 @@ def left_behind(before: Counter[str], after: Counter[str]) -> list[str]:
     return sorted(f"{name}{command_of(name)} ({count} more)" for name, count in (after - before).items())
 
 
-def settled(before: Counter[str]) -> list[str]:
-    """What is still left one second later, which is what a supervisor's death may take.
+def settled(before: Counter[str], seconds: float = 10) -> list[str]:
+    """What is still left when `seconds` are over; at once when nothing is.
 
-    A launcher removes its cgroups after the application's end, ours and that of strangers whose owner is then dead.
+    A launcher removes its cgroups after the application's end: ours, and those of strangers, whose owner is then dead.
+    How soon it has to is told by the tests of crashes; here it is only told from what stays for ever.
     """
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + seconds
     while (left := left_behind(before, snapshot())) and time.monotonic() < deadline:
         time.sleep(0.01)
     return left

@@ -1,0 +1,11 @@
+"""How fast nsbox is, against what the kernel and bubblewrap need for the same.
+
+measure     blocks in turn, medians, reports
+peers       the bare process, and bubblewrap
+latency     fresh, paused, living: one program at a time
+throughput  eight sandboxes at a time
+deadline    how late a kill is
+stream      a gigabyte of output
+scale       two hundred living sandboxes
+__main__    the command
+"""

@@ -1,0 +1,5 @@
+"""Correct: adds up what it reads."""
+
+import sys
+
+print(sum(int(word) for word in sys.stdin.read().split()))

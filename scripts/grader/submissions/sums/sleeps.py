@@ -1,0 +1,5 @@
+"""Waits for what never comes, and uses no CPU time for it."""
+
+import threading
+
+threading.Event().wait()

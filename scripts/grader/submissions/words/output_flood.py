@@ -1,0 +1,4 @@
+"""Prints without end."""
+
+while True:
+    print("to be or not to be " * 50)

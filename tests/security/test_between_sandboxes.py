@@ -1,0 +1,81 @@
+"""X: what passes from one sandbox to another, and from a sandbox to the one after it."""
+
+import threading
+
+import pytest
+from probing import inside
+from watching import until
+
+import nsbox
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
+
+LEAVE = """
+for path in ('/tmp/left', '/dev/shm/left', '/workspace/left', '/home/user/left'):
+    ask(path, lambda: open(path, 'x').close())
+ask('shm', lambda: libc.shmget(0x1234, 4096, 0o1666))
+ask('sem', lambda: libc.semget(0x1234, 1, 0o1666))
+ask('msg', lambda: libc.msgget(0x1234, 0o1666))
+ask('mqueue', lambda: libc.mq_open(b'/left', os.O_CREAT | os.O_RDWR, 0o666, None) >= 0)
+ask('sysvipc', lambda: sum(len(read('/proc/sysvipc/' + name).splitlines()) - 1 for name in ('shm', 'sem', 'msg')))
+"""
+FIND = """
+ask('files', lambda: [path for path in ('/tmp', '/dev/shm', '/workspace', '/home/user') if os.listdir(path)])
+ask('shm', lambda: call(29, 0x1234, 0, 0))
+ask('sem', lambda: call(64, 0x1234, 0, 0))
+ask('msg', lambda: call(68, 0x1234, 0))
+ask('mqueue', lambda: libc.mq_open(b'/left', os.O_RDWR) >= 0)
+ask('keys', lambda: call(250, 0, -4, 0))
+"""
+NOTHING = {"files": [], "shm": "ENOENT", "sem": "ENOENT", "msg": "ENOENT", "mqueue": False, "keys": "ENOSYS"}
+
+
+def test_nothing_of_one_sandbox_is_in_another() -> None:
+    """X01: files, shared memory, semaphores, queues and keyrings, beside it and after it; and gone after a reset."""
+    with nsbox.Sandbox() as first, nsbox.Sandbox() as second:
+        left = inside(first, LEAVE)
+        again = inside(first, FIND)
+        assert (left["sysvipc"], left["mqueue"]) == (3, True)
+        assert again["files"] == ["/tmp", "/dev/shm", "/workspace", "/home/user"]
+        assert all(again[name] != "ENOENT" for name in ("shm", "sem", "msg"))
+        assert inside(second, FIND) == NOTHING
+        first.reset()
+        assert inside(first, FIND) == NOTHING
+    with nsbox.Sandbox() as third:
+        assert inside(third, FIND) == NOTHING
+
+
+def test_leases_and_directory_notifications_are_refused() -> None:
+    """X03: F_SETLEASE and F_NOTIFY on files that all sandboxes see are EINVAL; other fcntl operations are not."""
+    questions = """
+import fcntl
+file = os.open('/usr/bin/env', os.O_RDONLY)
+ask('lease', lambda: fcntl.fcntl(file, 1024, 0))
+ask('notify', lambda: fcntl.fcntl(os.open('/usr/bin', os.O_RDONLY), 1026, 1))
+ask('flags', lambda: fcntl.fcntl(file, fcntl.F_GETFD))
+"""
+    with nsbox.Sandbox() as sandbox:
+        assert inside(sandbox, questions) == {"lease": "EINVAL", "notify": "EINVAL", "flags": 1}
+
+
+def test_two_sandboxes_cannot_meet_on_loopback_or_by_abstract_name() -> None:
+    """X02: what one listens on, the other does not reach; the one itself does."""
+    meet = """
+import threading
+abstract = socket.socket(socket.AF_UNIX); abstract.bind('\\0meet'); abstract.listen()
+server = socket.create_server(('127.0.0.1', 5555))
+"""
+    question = """
+for family, address in ((socket.AF_UNIX, '\\0meet'), (socket.AF_INET, ('127.0.0.1', 5555))):
+    with socket.socket(family) as one:
+        ask(str(int(family)), lambda: one.connect(address))
+"""
+    with nsbox.Sandbox() as first, nsbox.Sandbox() as second:
+        holder = threading.Thread(target=lambda: first.execute("import socket, time\n" + meet + "time.sleep(30)"))
+        assert set(inside(first, meet + question).values()) == {None}
+        holder.start()
+        until(lambda: inside(first, question)["1"] is None, "the holder listens")
+        found = inside(second, question)
+        first.terminate_execution(next(iter(first.executions)))
+        holder.join()
+    assert set(found.values()) == {"ECONNREFUSED"}

@@ -1,0 +1,202 @@
+"""R: what a program can take of the host, by every way that others have found."""
+
+import pytest
+from probing import inside
+
+import nsbox
+from nsbox import Verdict
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
+
+HOGS = {
+    "anonymous": "x = bytearray(256 << 20)",
+    "populated in one call": "import mmap\nmmap.mmap(-1, 256 << 20, flags=0x8022)  # private, anonymous, MAP_POPULATE",
+    "many processes": "import os, time\nfor _ in range(16):\n if os.fork() == 0:\n  x = bytearray(16 << 20)\n  time.sleep(30)\nos.wait(); os._exit(1)",  # noqa: E501
+    "tmpfs": "with open('/dev/shm/x', 'wb') as f:\n for _ in range(60): f.write(bytes(1 << 20))\nwith open('/tmp/y', 'wb') as f:\n for _ in range(60): f.write(bytes(1 << 20))",  # noqa: E501
+    "memfd": "import os\nheld = []\nfor _ in range(8):\n held.append(os.memfd_create('x'))\n for _ in range(32): os.write(held[-1], bytes(1 << 20))",  # noqa: E501
+    "System V": "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.shmat.restype = ctypes.c_void_p\nwhile True: ctypes.memset(libc.shmat(libc.shmget(0, 16 << 20, 0o1600), 0, 0), 1, 16 << 20)",  # noqa: E501
+    "pipes": "import os, fcntl, time\nfor _ in range(60):\n if os.fork() == 0: break\nfor _ in range(100):\n r, w = os.pipe()\n os.set_blocking(w, False)\n try:\n  fcntl.fcntl(w, 1031, 1 << 20)\n except OSError: pass\n try:\n  while os.write(w, bytes(1 << 16)): pass\n except BlockingIOError: pass\ntime.sleep(30)",  # noqa: E501
+    "socket buffers": "import socket, time, os\nheld = []\nfor _ in range(60):\n if os.fork() == 0: break\nfor _ in range(100):\n a, b = socket.socketpair()\n a.setblocking(False)\n held.append((a, b))\n try:\n  while a.send(bytes(1 << 14)): pass\n except BlockingIOError: pass\ntime.sleep(30)",  # noqa: E501
+    "page tables": "import mmap, os, time\nfor _ in range(60):\n if os.fork() == 0: break\nm = mmap.mmap(-1, 2 << 30, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x4000, prot=1)\nfor at in range(0, 2 << 30, 2 << 20): m[at]\ntime.sleep(30)",  # noqa: E501
+}
+
+
+@pytest.mark.parametrize("way", HOGS)
+def test_memory_is_limited_whatever_it_is_used_for(way: str) -> None:
+    """R01, R02: 256 MiB of each kind end at the limit of 64, by the kernel, and the peak that is told is no more."""
+    with nsbox.Sandbox(memory_mb=64, timeout=10) as sandbox:
+        result = sandbox.execute(HOGS[way])
+    assert result.verdict is Verdict.MEMORY_LIMIT, (result.verdict, result.stderr)
+    assert result.metrics is not None
+    assert result.metrics.peak_memory_bytes <= 64 << 20
+
+
+def test_the_same_programs_run_where_there_is_room() -> None:
+    """R01: under a limit of 1 GiB the control of the test above allocates its 256 MiB and ends well."""
+    with nsbox.Sandbox(memory_mb=1024) as sandbox:
+        assert sandbox.execute(HOGS["anonymous"]).ok
+        assert sandbox.execute(HOGS["memfd"]).ok
+
+
+def test_files_are_limited_in_number_size_and_sum() -> None:
+    """R03, R07: inodes, one file's size, and the sum over all places that can be written, which share one quota."""
+    questions = """
+def fill(directory, size):
+    count = 0
+    try:
+        while True:
+            with open(f'{directory}/{count}', 'wb') as file:
+                file.write(bytes(size))
+            count += 1
+    except OSError as exc:
+        return [errno.errorcode[exc.errno], count]
+ask('sparse', lambda: os.truncate(os.open('/tmp/sparse', os.O_CREAT | os.O_RDWR), 1 << 40))
+ask('inodes', lambda: fill('/tmp', 0))
+for name in os.listdir('/tmp'):
+    os.unlink('/tmp/' + name)
+ask('bytes', lambda: fill('/workspace', 1 << 20))
+ask('elsewhere', lambda: open('/dev/shm/x', 'wb', buffering=0).write(bytes(8192)))
+ask('home', lambda: open('/home/user/x', 'wb', buffering=0).write(bytes(8192)))
+"""
+    disk = nsbox.DiskAllocation(quota_mb=8, quota_inodes=500)
+    with nsbox.Sandbox(resources=nsbox.ResourceAllocation(disk=disk)) as sandbox:
+        found = inside(sandbox, "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)" + questions)
+    assert found["sparse"] == "EFBIG"
+    assert found["inodes"][0] == "ENOSPC"
+    assert 480 <= found["inodes"][1] <= 500
+    assert found["bytes"][0] == "ENOSPC"
+    assert 6 <= found["bytes"][1] <= 8
+    assert (found["elsewhere"], found["home"]) == ("ENOSPC", "ENOSPC")
+
+
+FORKS = """
+import os, threading, time
+count = 0
+try:
+    for _ in range(200):
+        {}
+        count += 1
+except (OSError, RuntimeError):
+    pass
+print(count, flush=True)
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["if os.fork() == 0: time.sleep(60)", "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"],
+    ids=["processes", "threads"],
+)
+def test_processes_and_threads_are_counted_together_and_limited(way: str) -> None:
+    """R04: of 200 forks, or threads, 15 are carried out beside the program itself, and that is the verdict."""
+    with nsbox.Sandbox(processes=16) as sandbox:
+        result = sandbox.execute(FORKS.format(way))
+        assert (result.verdict, result.stdout) == (Verdict.PROCESS_LIMIT, "15\n")
+        assert sandbox.execute("print(1)").ok
+
+
+SHARED_WORK = """
+import os, signal
+signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+while True:
+    if os.fork() == 0:
+        for _ in range(300_000):
+            pass
+        os._exit(0)
+    os.wait()
+"""
+IGNORE_ALL = """
+import signal, time
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+time.sleep(60)
+"""
+
+
+def test_cpu_time_is_summed_over_the_whole_tree() -> None:
+    """R05: children that share the work, each within any limit of its own, are stopped at the sum, signals ignored."""
+    with nsbox.Sandbox(timeout=20) as sandbox:
+        result = sandbox.execute(SHARED_WORK, cpu_timeout=0.4)
+    assert result.verdict is Verdict.CPU_TIME_LIMIT
+    assert result.metrics is not None
+    assert 0.4 <= result.metrics.cpu_seconds < 2
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.close(0); os.close(1); os.close(2)\nimport time; time.sleep(60)",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+        IGNORE_ALL,
+    ],
+    ids=["closed", "stopped", "ignoring"],
+)
+def test_wall_time_ends_what_closes_stops_and_ignores_everything(code: str) -> None:
+    """R06: closed streams, a stopped process and ignored signals do not outlast the limit."""
+    with nsbox.Sandbox() as sandbox:
+        assert sandbox.execute(code, timeout=0.3).verdict is Verdict.WALL_TIME_LIMIT
+        assert sandbox.execute("print(1)").ok
+
+
+def test_a_flood_on_both_streams_ends_at_the_limit() -> None:
+    """R08: what is returned of stdout and stderr together is the limit to the byte, marked as cut."""
+    code = "import os\nwhile True: os.write(1, b'o' * 5000); os.write(2, b'e' * 5000)"
+    with nsbox.Sandbox(enforcement=nsbox.EnforcementPolicy(max_output_mb=1)) as sandbox:
+        result = sandbox.execute(code)
+    assert (result.verdict, result.truncated) == (Verdict.OUTPUT_LIMIT, True)
+    assert len(result.stdout_bytes) + len(result.stderr_bytes) == 1 << 20
+    assert result.stdout_bytes
+    assert result.stderr_bytes
+
+
+COUNTS = """
+def most(make):
+    held = []
+    try:
+        for _ in range(2000):
+            held.append(make())
+    except OSError as exc:
+        return [errno.errorcode[exc.errno], len(held)]
+    finally:
+        for one in held:
+            for fd in one if isinstance(one, tuple) else (one,):
+                os.close(fd)
+ask('fds', lambda: most(lambda: os.dup(0)))
+ask('inotify', lambda: most(libc_inotify))
+ask('terminals', lambda: most(os.openpty))
+"""
+
+
+def test_what_the_kernel_counts_per_user_is_counted_per_sandbox() -> None:
+    """R09: descriptors, inotify instances and terminals end at small numbers of the sandbox's own."""
+    prelude = """
+def libc_inotify():
+    return call(294, 0)
+"""
+    processes = nsbox.ProcessAllocation(max_open_files=200)
+    with nsbox.Sandbox(resources=nsbox.ResourceAllocation(processes=processes)) as first, nsbox.Sandbox() as second:
+        for sandbox, files in ((first, 200), (second, 256)):
+            found = inside(sandbox, prelude + COUNTS)
+            assert found["fds"] == ["EMFILE", files - 3]
+            assert found["inotify"] == ["EMFILE", 16]
+            assert found["terminals"][1] <= 64
+
+
+def test_priority_over_the_hosts_processes_is_not_to_be_had() -> None:
+    """R10: real-time and deadline classes, negative nice values and protection from the OOM killer are refused."""
+    questions = """
+ask('fifo', lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
+ask('nice', lambda: os.setpriority(os.PRIO_PROCESS, 0, -1))
+ask('oom', lambda: open('/proc/self/oom_score_adj', 'w', buffering=1).write('-1\\n'))
+ask('limits', lambda: [resource.getrlimit(one)[1] for one in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE)])
+ask('nicer', lambda: os.setpriority(os.PRIO_PROCESS, 0, 5))
+"""
+    with nsbox.Sandbox() as sandbox:
+        for user in (None, "root"):
+            found = inside(sandbox, questions, user=user)
+            assert found == {"fifo": "EPERM", "nice": "EACCES", "oom": "EACCES", "limits": [0, 0], "nicer": None}
