@@ -66,7 +66,7 @@ async def test_an_execution_can_be_cancelled_at_each_of_its_checkpoints() -> Non
         async def once() -> None:
             assert (await sandbox.shell("setsid sleep 0.02 & echo x; sleep 0.02", stdin=bytes(1 << 20))).ok
 
-        assert await cancel_at_each_step(once, check, 100) > 3
+        assert await cancel_at_each_step(once, check, 100) >= 3
         check()
         assert (await sandbox.shell("echo usable")).stdout == "usable\n"
 

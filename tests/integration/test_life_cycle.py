@@ -108,10 +108,13 @@ def test_running_executions_are_cancelled_by_what_ends_their_processes(
     """Each caller has its result, CANCELLED with what was printed, and every process is dead on return."""
     with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox:
         command = "trap '' TERM HUP; setsid sleep 60 & echo before; echo > /bell/ring; sleep 60; echo after"
-        running = [pool.submit(sandbox.shell, command) for _ in range(3)]
-        for _ in running:
-            bell.wait()
-        assert len(programs()) >= 6
+        running = [pool.submit(sandbox.shell, command) for _ in range(2)]
+        code = "import os, time\nprint('before')\nopen('/bell/ring', 'w').write('x')\nos.fork(); time.sleep(60)"
+        running.append(pool.submit(sandbox.execute, code))
+        rung = 0
+        while rung < 3:
+            rung += len(bell.wait())
+        assert len(programs()) >= 5
         if suspended:
             sandbox.suspend()
         getattr(sandbox, end)()
