@@ -23,6 +23,7 @@ _TRIES = 16  # between asking for a free device and taking it, somebody else may
 
 _FIXED_MIB = 4  # what ext4 itself takes: descriptors, bitmaps, lost+found; the rest is added from its inode count
 _INODE_BYTES = 256
+_OWN_INODES = 32  # reserved ones, lost+found, the directories that are bound to their places
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def disk_image(disk: DiskAllocation) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _image_bytes(disk: DiskAllocation) -> int:
-    return ((disk.quota_mb + _FIXED_MIB) << 20) + (disk.quota_inodes + 16) * _INODE_BYTES
+    return ((disk.quota_mb + _FIXED_MIB) << 20) + (disk.quota_inodes + _OWN_INODES) * _INODE_BYTES
 
 
 def _format(mkfs: str, fd: int, disk: DiskAllocation) -> None:
@@ -74,7 +75,7 @@ def _format(mkfs: str, fd: int, disk: DiskAllocation) -> None:
     # No journal: nobody recovers a sandbox's files after a crash of the host. No reserve: the quota is for the program.
     # assume_storage_prezeroed: the image is a hole.
     options = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard")
-    command = (mkfs, *options, "-N", str(disk.quota_inodes + 16), "-I", str(_INODE_BYTES), path)
+    command = (mkfs, *options, "-N", str(disk.quota_inodes + _OWN_INODES), "-I", str(_INODE_BYTES), path)
     done = subprocess.run(command, check=False, capture_output=True, text=True, pass_fds=(fd,))
     if done.returncode:
         raise SetupError("disk-image", 5, done.stderr.strip().replace("\n", "; "), "mkfs.ext4")

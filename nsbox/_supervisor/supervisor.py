@@ -128,8 +128,7 @@ class Supervisor:
         self.channel.close()
         for cell in tuple(self._cells.values()):
             self._lose(cell.id)
-        for cell in self._ahead.values():
-            cell.close_descriptors()
+            cell.close_descriptors()  # who has not terminated his sandbox by now has no event loop to do it in
         with trio.move_on_after(_END_SECONDS):
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
         self._launcher.wait_ended()

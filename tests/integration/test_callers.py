@@ -17,6 +17,7 @@ from watching import Bell, parts_of_nsbox, programs
 
 import nsbox
 from nsbox import SandboxStatus, Verdict
+from nsbox._blocking import shutdown
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
@@ -180,8 +181,6 @@ def test_a_forked_child_starts_its_own_and_touches_nothing_of_its_parent_s() -> 
             sandbox.terminate()
             with nsbox.Sandbox() as own:
                 output = own.execute("print('child')").stdout
-            from nsbox._blocking import shutdown
-
             shutdown()
             return output, sandbox.status.value
 
@@ -191,6 +190,7 @@ def test_a_forked_child_starts_its_own_and_touches_nothing_of_its_parent_s() -> 
 
 
 def work_in_a_pool(number: int) -> str:
+    """What a worker process does."""
     return nsbox.execute(f"print({number})").stdout
 
 
@@ -219,7 +219,11 @@ def test_a_parent_that_ignores_or_reaps_children_is_no_problem() -> None:
 @pytest.mark.parametrize("closed", [(0,), (1, 2), (0, 1, 2)])
 def test_an_application_without_standard_streams_works(closed: tuple[int, ...], tmp_path: Path) -> None:
     """With fds 0, 1 or 2 closed before the first import (T10)."""
-    code = "import sys, nsbox; r = nsbox.execute('print(input())', stdin='x'); open(sys.argv[1], 'w').write(repr((r.stdout, r.stderr)))"
+    code = """
+import sys, nsbox
+result = nsbox.execute('print(input())', stdin='x')
+open(sys.argv[1], 'w').write(repr((result.stdout, result.stderr)))
+"""
 
     def close() -> None:
         for fd in closed:
@@ -228,7 +232,7 @@ def test_an_application_without_standard_streams_works(closed: tuple[int, ...], 
     out = tmp_path / "out"
     subprocess.run(
         [sys.executable, "-c", code, str(out)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=close, timeout=60, check=False,  # noqa: PLW1509  # closing is all it does
+        preexec_fn=close, timeout=60, check=False,
     )  # fmt: skip
     assert out.read_text() == "('x\\n', '')"
 

@@ -206,7 +206,8 @@ with nsbox.Sandbox(mounts=[mount], timeout=30) as sandbox:
         try:
             sandbox.shell("setsid sleep 60 & trap '' INT; echo > /bell/ring; sleep 60")
         except KeyboardInterrupt:
-            print('interrupted', len(programs()), sandbox.status.value, sandbox.shell('echo usable').stdout.strip(), flush=True)
+            print('interrupted', len(programs()), sandbox.status.value, end=' ')
+            print(sandbox.shell('echo usable').stdout.strip(), flush=True)
 """
 
 

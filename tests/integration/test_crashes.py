@@ -36,6 +36,7 @@ def _pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
 
 
 def alive(pid: int) -> bool:
+    """Whether it runs; one that waits to be reaped does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -69,7 +70,7 @@ sys.stdin.readline()
 @pytest.mark.lane_unified
 @pytest.mark.parametrize("how", ["running", "suspended"])
 def test_nothing_survives_the_application_s_sigkill(bell: Bell, tmp_path: Path, how: str) -> None:
-    """Launcher, sandboxes and programs, a stopped and a frozen one too, are dead within a second; cgroups gone (L02)."""
+    """Launcher, sandboxes, programs, stopped and frozen ones too, are dead within a second; cgroups gone (L02)."""
     path = os.pathsep.join(sys.path)
     before = snapshot()
     application = subprocess.Popen(
@@ -121,7 +122,7 @@ def test_the_launcher_s_death_is_told_and_the_next_use_starts_another(
         assert launcher not in parts_of_nsbox()
 
 
-def test_a_sandbox_in_error_is_as_new_after_reset(bell: Bell) -> None:
+def test_a_sandbox_in_error_is_as_new_after_reset() -> None:
     """Same id, usable again, also when the launcher itself had died."""
     with nsbox.Sandbox(timeout=20) as sandbox:
         before = sandbox.id
@@ -136,11 +137,11 @@ def test_a_sandbox_in_error_is_as_new_after_reset(bell: Bell) -> None:
 
 def init_of(program: int) -> int:
     """The PID 1 of the pid namespace that a program is in."""
-    namespace = os.readlink(f"/proc/{program}/ns/pid")  # noqa: PTH115  # the text itself is wanted
+    namespace = os.readlink(f"/proc/{program}/ns/pid")
     for pid in parts_of_nsbox():
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         inner = next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
-        if inner[-1] == "1" and os.readlink(f"/proc/{pid}/ns/pid") == namespace:  # noqa: PTH115  # see above
+        if inner[-1] == "1" and os.readlink(f"/proc/{pid}/ns/pid") == namespace:
             return pid
     raise AssertionError(f"no PID 1 for {program}")
 
@@ -149,7 +150,7 @@ def init_of(program: int) -> int:
 def test_the_death_of_pid_1_is_the_sandbox_s(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor, number: signal.Signals
 ) -> None:
-    """NetworkError for what was running, ERROR, terminate works; other sandboxes are not touched. A stopped one lives."""
+    """NetworkError for what was running, ERROR, terminate works; other sandboxes live on. A stopped PID 1 is no harm."""
     with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox, nsbox.Sandbox() as other:
         command = "setsid sleep 60 & echo > /bell/ring; read line < /bell/go"
         running = pool.submit(sandbox.shell, command)
@@ -181,7 +182,7 @@ def test_the_death_of_an_idle_sandbox_s_pid_1_is_noticed() -> None:
             for pid in sorted(before)[1:]:  # the sandbox's own PID 1, and spares
                 with contextlib.suppress(ProcessLookupError):  # a process of one that was killed
                     os.kill(pid, signal.SIGKILL)
-            until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")  # noqa: B023  # called at once
+            until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")
             sandbox.reset()
             assert sandbox.shell("echo usable").stdout == "usable\n"
 

@@ -56,7 +56,7 @@ class Case:
     """A program and what has to come of it."""
 
     code: str = ""
-    shell: str = ""
+    command: str = ""
     verdict: Verdict
     exit_code: int | None = None
     signal: int | None = None
@@ -66,8 +66,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, sandbox: nsbox.Sandbox) -> nsbox.ExecutionResult:
-        if self.shell:
-            return sandbox.shell(self.shell, **self.options)
+        if self.command:
+            return sandbox.shell(self.command, **self.options)
         return sandbox.execute(self.code, **self.options)
 
     def check(self, result: nsbox.ExecutionResult) -> None:
@@ -103,18 +103,19 @@ def _sandbox() -> Iterator[nsbox.Sandbox]:
 
 
 def crash(number: int) -> Case:
+    """A program that sends itself a signal."""
     return Case(
-        shell=f"echo before; kill -{number} $$", verdict=Verdict.SIGNALED, signal=number, stdout="before\n",
+        command=f"echo before; kill -{number} $$", verdict=Verdict.SIGNALED, signal=number, stdout="before\n",
         evidence={"cause": "signal", "signal_name": signal.Signals(number).name},
     )  # fmt: skip
 
 
 SIMPLE = {
-    "ok": Case(shell="echo hello", verdict=Verdict.OK, exit_code=0, error=None, stdout="hello\n"),
+    "ok": Case(command="echo hello", verdict=Verdict.OK, exit_code=0, error=None, stdout="hello\n"),
     "python ok": Case(code="print('hello')", verdict=Verdict.OK, exit_code=0, error=None, stdout="hello\n"),
-    "exit 3": Case(shell="exit 3", verdict=Verdict.NONZERO_EXIT, exit_code=3),
-    "exit 127 is no failed start": Case(shell="exit 127", verdict=Verdict.NONZERO_EXIT, exit_code=127),
-    "exit 137 is no kill": Case(shell="exit 137", verdict=Verdict.NONZERO_EXIT, exit_code=137),
+    "exit 3": Case(command="exit 3", verdict=Verdict.NONZERO_EXIT, exit_code=3),
+    "exit 127 is no failed start": Case(command="exit 127", verdict=Verdict.NONZERO_EXIT, exit_code=127),
+    "exit 137 is no kill": Case(command="exit 137", verdict=Verdict.NONZERO_EXIT, exit_code=137),
     "exception": Case(code="print('before'); 1 / 0", verdict=Verdict.NONZERO_EXIT, exit_code=1, stdout="before\n"),
     "own SIGKILL": crash(signal.SIGKILL),
     "own SIGXCPU is no CPU limit": crash(signal.SIGXCPU),
@@ -125,25 +126,28 @@ SIMPLE = {
         code="import ctypes; ctypes.string_at(0)", verdict=Verdict.SIGNALED, signal=signal.SIGSEGV
     ),
     "real time signal": Case(
-        code="import os; os.kill(os.getpid(), 40)", verdict=Verdict.SIGNALED, signal=40, evidence={"signal_name": "SIG40"}
+        code="import os; os.kill(os.getpid(), 40)",
+        verdict=Verdict.SIGNALED,
+        signal=40,
+        evidence={"signal_name": "SIG40"},
     ),
 }
 LIMITS = {
     "wall": Case(
-        shell="echo before; exec sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT, signal=9,
+        command="echo before; exec sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT, signal=9,
         error=nsbox.ExecutionTimeoutError, stdout="before\n",
         evidence={"cause": "killed", "killed_for": "wall_time", "resource": "wall_time", "limit": 0.1},
     ),
     "wall, SIGTERM ignored": Case(
-        shell="trap '' TERM INT HUP; echo before; sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
-        signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
+        command="trap '' TERM INT HUP; echo before; sleep 30", options={"timeout": 0.1},
+        verdict=Verdict.WALL_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, stops itself": Case(
-        shell="echo before; kill -STOP $$; echo after", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
+        command="echo before; kill -STOP $$; echo after", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
         signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, stdio closed": Case(
-        shell="echo before; exec <&- >&- 2>&-; sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
+        command="echo before; exec <&- >&- 2>&-; sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
         signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, main waits for a daemon": Case(
@@ -151,8 +155,8 @@ LIMITS = {
         options={"timeout": 0.2}, verdict=Verdict.WALL_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError,
     ),
     "cpu": Case(
-        code="print('before')\nwhile True: pass", options={"cpu_timeout": 0.1}, verdict=Verdict.CPU_TIME_LIMIT, signal=9,
-        error=nsbox.ExecutionTimeoutError, stdout="before\n",
+        code="print('before')\nwhile True: pass", options={"cpu_timeout": 0.1},
+        verdict=Verdict.CPU_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
         evidence={"killed_for": "cpu_time", "resource": "cpu_time", "limit": 0.1},
     ),
     "cpu, SIGXCPU ignored, in children": Case(
@@ -160,8 +164,8 @@ LIMITS = {
         options={"cpu_timeout": 0.2}, verdict=Verdict.CPU_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError,
     ),
     "cpu, fork chain": Case(
-        code="import os\nwhile True:\n  pid = os.fork()\n  if pid: os._exit(0) if os.getppid() == 1 else os.waitpid(pid, 0)\n"
-        "  else:\n    for _ in range(200000): pass",
+        code="import os, time\nif os.fork(): time.sleep(60)\nwhile True:\n  if os.fork(): os._exit(0)\n"
+        "  for _ in range(200000): pass",
         options={"cpu_timeout": 0.2}, verdict=Verdict.CPU_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError,
     ),
     "memory": Case(
@@ -194,20 +198,20 @@ LIMITS = {
         error=None, stdout="28\n", evidence={"quota_full": True},
     ),
     "file size": Case(
-        shell="exec dd if=/dev/zero of=/tmp/big bs=1M count=13", verdict=Verdict.DISK_LIMIT, signal=signal.SIGXFSZ,
+        command="exec dd if=/dev/zero of=/tmp/big bs=1M count=13", verdict=Verdict.DISK_LIMIT, signal=signal.SIGXFSZ,
         error=nsbox.ResourceExceededError, evidence={"cause": "file_size", "limit": 12.0},
     ),
     "filter": Case(
-        code=f"print('before'); {MOUNT}; print('after')", verdict=Verdict.SECURITY_VIOLATION, signal=9, stdout="before\n",
-        error=nsbox.SecurityViolationError, evidence={"cause": "killed", "syscall": "mount"},
+        code=f"print('before'); {MOUNT}; print('after')", verdict=Verdict.SECURITY_VIOLATION, signal=9,
+        error=nsbox.SecurityViolationError, stdout="before\n", evidence={"cause": "killed", "syscall": "mount"},
     ),
     "filter, in a child whose parent goes on": Case(
         code=IN_CHILD.format(MOUNT) + "import time; time.sleep(20)", verdict=Verdict.SECURITY_VIOLATION, signal=9,
         error=nsbox.SecurityViolationError, evidence={"syscall": "mount"},
     ),
     "memory, in a child whose parent exits 0": Case(
-        code=IN_CHILD.format("x = bytearray(200 << 20)"), verdict=Verdict.MEMORY_LIMIT, error=nsbox.ResourceExceededError,
-        evidence={"cause": "oom_kill"},
+        code=IN_CHILD.format("x = bytearray(200 << 20)"), verdict=Verdict.MEMORY_LIMIT,
+        error=nsbox.ResourceExceededError, evidence={"cause": "oom_kill"},
     ),
 }  # fmt: skip
 IN_LANE = frozenset(
@@ -219,6 +223,7 @@ IN_LANE = frozenset(
 
 
 def named(cases: dict[str, Case]) -> list[Any]:
+    """The cases as parameters, those that run in the lane with its mark."""
     marks = {True: [pytest.mark.lane_unified], False: []}
     return [pytest.param(case, id=name, marks=marks[name in IN_LANE]) for name, case in cases.items()]
 
@@ -301,7 +306,8 @@ time.sleep(60)
 def test_a_program_that_kills_all_it_can_reaches_its_own_processes_only(sandbox: nsbox.Sandbox) -> None:
     """kill(-1) reaches the program's own processes, and signals do not reach PID 1 (L06)."""
     result = sandbox.shell(
-        "sleep 60 & for n in TERM KILL STOP SEGV; do kill -$n 1 && echo killed $n; done; kill -KILL -1; wait $!; exit $?"
+        "sleep 60 & for n in TERM KILL STOP SEGV; do kill -$n 1 && echo killed $n; done; "
+        "kill -KILL -1; wait $!; exit $?"
     )
     assert (result.verdict, result.exit_code, result.stdout) == (Verdict.NONZERO_EXIT, 128 + 9, "")
     assert result.stderr.count("not permitted") == 4
@@ -337,7 +343,7 @@ connection.recv(1)
     bell = Bell(tmp_path)
     with nsbox.Sandbox(mounts=[bell.mount]) as sandbox, concurrent.futures.ThreadPoolExecutor(1) as pool:
         held = pool.submit(sandbox.execute, holder)
-        assert bell.wait() == "up\n"
+        assert bell.wait() == "up"
         given = sandbox.execute(giver)
         assert (given.verdict, given.stdout) == (Verdict.OK, "mine, from the other")
         bell.go()

@@ -109,11 +109,10 @@ def test_running_executions_are_cancelled_by_what_ends_their_processes(
     with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox:
         command = "trap '' TERM HUP; setsid sleep 60 & echo before; echo > /bell/ring; sleep 60; echo after"
         running = [pool.submit(sandbox.shell, command) for _ in range(2)]
-        code = "import os, time\nprint('before')\nopen('/bell/ring', 'w').write('x')\nos.fork(); time.sleep(60)"
+        code = "import os, time\nprint('before')\nopen('/bell/ring', 'w').write('x\\n')\nos.fork(); time.sleep(60)"
         running.append(pool.submit(sandbox.execute, code))
-        rung = 0
-        while rung < 3:
-            rung += len(bell.wait())
+        for _ in running:
+            bell.wait()
         assert len(programs()) >= 5
         if suspended:
             sandbox.suspend()
@@ -126,12 +125,16 @@ def test_running_executions_are_cancelled_by_what_ends_their_processes(
             assert sandbox.shell("echo usable").stdout == "usable\n"
 
 
+PLACES = "/workspace /tmp /dev/shm $HOME"
+SHARE = "ipcmk -M 4096 > /dev/null; ipcs -m | grep -c 4096"
+
+
 @pytest.mark.lane_unified
 def test_restart_keeps_files_and_makes_new_processes() -> None:
     """Same id, same files with their owners, none of the processes and System V or abstract names of before."""
     with nsbox.Sandbox(timeout=20) as sandbox:
         before = sandbox.id
-        write = "for d in /workspace /tmp /dev/shm $HOME; do echo kept > $d/f; done; ipcmk -M 4096 >/dev/null; ipcs -m | grep -c 4096"
+        write = f"for d in {PLACES}; do echo kept > $d/f; done; {SHARE}"
         assert sandbox.shell(write).stdout == "1\n"
         for _ in range(3):
             sandbox.restart()
@@ -166,7 +169,7 @@ def test_one_execution_too_many_is_refused(bell: Bell, pool: concurrent.futures.
         for _ in running:
             bell.wait()
         for call in (sandbox.execute, sandbox.shell):
-            with pytest.raises(nsbox.ResourceLimitError, match="2 executions.*max_concurrent_executions"):
+            with pytest.raises(nsbox.ResourceLimitError, match=r"2 executions.*max_concurrent_executions"):
                 call("true")
         bell.go()
         until(lambda: any(future.done() for future in running), "one execution ends")
@@ -201,7 +204,7 @@ def test_a_sandbox_tells_what_it_is() -> None:
         assert sandbox.id != other.id
         assert (sandbox.user_id, sandbox.runtime, sandbox.is_active) == ("me", "python", True)
         assert (dict(sandbox.metadata.tags), dict(sandbox.metadata.environment)) == ({"a": "b"}, {"X": "1"})
-        assert set(sandbox.isolation) >= {"namespaces", "ids", "filter", "cgroups", "memory", "processes", "cpu", "freezer"}
+        assert set(sandbox.isolation) >= {"namespaces", "ids", "filter", "cgroups", "memory", "processes", "freezer"}
         before = sandbox.metadata
         sandbox.shell("true")
         assert sandbox.metadata.created_at == before.created_at
@@ -214,8 +217,7 @@ def test_a_sandbox_tells_what_it_is() -> None:
 def test_two_sandboxes_share_nothing_writable() -> None:
     """Files, shared memory, System V objects, processes, host uids (X01)."""
     with nsbox.Sandbox(timeout=20) as first, nsbox.Sandbox(timeout=20) as second:
-        leave = "for d in /workspace /tmp /dev/shm $HOME; do touch $d/f; done; ipcmk -M 4096 > /dev/null; ipcs -m | grep -c 4096"
-        assert first.shell(leave).stdout == "1\n"
+        assert first.shell(f"for d in {PLACES}; do touch $d/f; done; {SHARE}").stdout == "1\n"
         look = "find /workspace /tmp /dev/shm $HOME -name f | wc -l; ipcs -m | grep -c 4096"
         assert second.shell(look).stdout == "0\n0\n"
         maps = [sandbox.shell("cat /proc/self/uid_map").stdout.split() for sandbox in (first, second)]

@@ -24,7 +24,7 @@ def _sandbox() -> Iterator[nsbox.Sandbox]:
 
 
 def test_language_names_a_runtime(sandbox: nsbox.Sandbox) -> None:
-    """"python" is one; an unknown name is refused and named."""
+    """Such as python; an unknown name is refused and named."""
     assert sandbox.execute("print(1)", language="python").stdout == "1\n"
     with pytest.raises(nsbox.ConfigError, match=r"language='cobol'.*python"):
         sandbox.execute("print(1)", language="cobol")
@@ -69,7 +69,14 @@ def test_an_option_tightens_a_limit_for_its_execution_only(
 
 @pytest.mark.parametrize(
     ("directory", "expected"),
-    [(None, "/workspace"), ("a/b", "/workspace/a/b"), ("./a", "/workspace/a"), ("/tmp", "/tmp"), ("/", "/"), ("/usr", "/usr")],
+    [
+        (None, "/workspace"),
+        ("a/b", "/workspace/a/b"),
+        ("./a", "/workspace/a"),
+        ("/tmp", "/tmp"),
+        ("/", "/"),
+        ("/usr", "/usr"),
+    ],
 )
 def test_working_directory_is_relative_to_the_sandbox_s(
     sandbox: nsbox.Sandbox, directory: str | None, expected: str
@@ -123,7 +130,9 @@ def test_arguments_come_behind_the_program(sandbox: nsbox.Sandbox, arguments: tu
     )
 
 
-@pytest.mark.parametrize(("stdin", "expected"), [(None, b""), ("", b""), ("ü\0\n", "ü\0\n".encode()), (b"\xff\0", b"\xff\0")])
+@pytest.mark.parametrize(
+    ("stdin", "expected"), [(None, b""), ("", b""), ("ü\0\n", "ü\0\n".encode()), (b"\xff\0", b"\xff\0")]
+)
 def test_stdin_is_what_the_program_reads(sandbox: nsbox.Sandbox, stdin: str | bytes | None, expected: bytes) -> None:
     """Text as UTF-8, bytes as they are, and then end of file."""
     assert sandbox.run(["cat"], stdin=stdin).stdout_bytes == expected
@@ -175,7 +184,8 @@ def test_user_is_who_the_program_runs_as(sandbox: nsbox.Sandbox, user: str | int
     status = sandbox.run(["grep", "-E", "^(Cap|NoNewPrivs|Seccomp:)", "/proc/self/status"], user=user).stdout
     values = dict(line.split(":\t") for line in status.splitlines())
     assert values == {
-        **dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16), "NoNewPrivs": "1", "Seccomp": "2",
+        **dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16),
+        "NoNewPrivs": "1", "Seccomp": "2",
     }  # fmt: skip
 
 

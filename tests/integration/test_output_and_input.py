@@ -22,8 +22,16 @@ def _sandbox() -> Iterator[nsbox.Sandbox]:
 @pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 5 * MIB])
 def test_output_is_complete(sandbox: nsbox.Sandbox, size: int) -> None:
     """Of both streams, whatever fits into a pipe or does not, also what was written right before the end."""
-    code = f"import os, threading\nt = threading.Thread(target=lambda: open(1, 'wb', closefd=False).write(b'o' * {size}))\n"
-    result = sandbox.execute(f"{code}t.start(); open(2, 'wb', closefd=False).write(b'e' * {size}); t.join(); os._exit(0)")
+    code = f"""
+import os, threading
+def write(fd, byte): open(fd, 'wb', buffering=0, closefd=False).write(byte * {size})
+thread = threading.Thread(target=write, args=(1, b'o'))
+thread.start()
+write(2, b'e')
+thread.join()
+os._exit(0)
+"""
+    result = sandbox.execute(code)
     assert (result.verdict, result.truncated) == (Verdict.OK, False)
     assert result.stdout_bytes == b"o" * size
     assert result.stderr_bytes == b"e" * size
@@ -58,11 +66,20 @@ def test_bytes_that_are_no_text_come_out_as_they_are(sandbox: nsbox.Sandbox) -> 
 def test_fifty_mib_of_stdin_are_read_to_the_end(sandbox: nsbox.Sandbox) -> None:
     """By a program that answers meanwhile, without a deadlock (L04)."""
     data = bytes(range(256)) * (50 * MIB // 256)
-    code = "import sys, zlib\nn = c = 0\nwhile b := sys.stdin.buffer.read(1 << 16):\n  n += len(b); c = zlib.crc32(b, c)\nprint(n, c)"
+    code = """
+import sys, zlib
+n = c = 0
+while b := sys.stdin.buffer.read(1 << 16):
+    n += len(b)
+    c = zlib.crc32(b, c)
+print(n, c)
+"""
     assert sandbox.execute(code, stdin=data).stdout == f"{len(data)} {zlib.crc32(data)}\n"
 
 
-@pytest.mark.parametrize("command", ["tee /dev/stderr", "cat /dev/stdin | tee /proc/self/fd/2", "cat > /dev/stdout; cat /dev/stdin"])
+@pytest.mark.parametrize(
+    "command", ["tee /dev/stderr", "cat /dev/stdin | tee /proc/self/fd/2", "cat > /dev/stdout; cat /dev/stdin"]
+)
 def test_the_streams_have_names(sandbox: nsbox.Sandbox, command: str) -> None:
     """Programs open /dev/stdin, /dev/stdout and /dev/stderr as they open files."""
     result = sandbox.shell(command, stdin=b"data" * 1000)
@@ -171,7 +188,7 @@ def test_ten_mb_of_source_run(sandbox: nsbox.Sandbox) -> None:
     """Several at once too; what is too long for the place of sources is refused, and the sandbox stays usable."""
     code = "x = 0\n" + "#" + "y" * 10_000_000 + "\nprint(len(open(__file__).read()))"
     assert sandbox.execute(code).stdout == f"{len(code)}\n"
-    with pytest.raises(nsbox.ConfigError, match="code: .* bytes do not fit"):
+    with pytest.raises(nsbox.ConfigError, match=r"code: .* bytes do not fit"):
         sandbox.execute("#" + "y" * (65 * MIB))
     assert sandbox.execute("print(1)").stdout == "1\n"
 

@@ -185,6 +185,6 @@ def test_more_open_files_than_the_application_may_have_are_refused() -> None:
     """`UnsupportedHostError`, with the command that mends it."""
     processes = nsbox.ProcessAllocation(max_open_files=2**30)
     with nsbox.Sandbox(resources=ResourceAllocation(processes=processes)) as sandbox:
-        with pytest.raises(nsbox.UnsupportedHostError, match="max_open_files.*ulimit -Hn"):
+        with pytest.raises(nsbox.UnsupportedHostError, match=r"max_open_files.*ulimit -Hn"):
             sandbox.shell("true")
         assert sandbox.status is SandboxStatus.RUNNING

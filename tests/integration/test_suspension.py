@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from watching import Bell, programs
+from watching import Bell, cpu_ticks, programs
 
 import nsbox
 from nsbox import SandboxStatus, Verdict
@@ -27,16 +27,10 @@ def _pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
         yield pool
 
 
-def cpu_ticks(pid: int) -> int:
-    """User and system time of a process in clock ticks, proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
 NAP = "echo > /bell/ring; for i in 1 2 3 4 5 6; do sleep 0.1; done; echo done"
 SPIN = """
 import time
-open('/bell/ring', 'w').write('up')
+open('/bell/ring', 'w').write('up\\n')
 end = time.process_time() + 0.6
 while time.process_time() < end: pass
 print('done')

@@ -23,25 +23,36 @@ class Bell:
     def __init__(self, directory: Path) -> None:
         self.mount = nsbox.Mount(source=directory, target="/bell", read_only=False)
         directory.chmod(0o777)
-        self._fds = {}
+        self._fds: dict[str, int] = {}
+        self._rung = b""
         for name in ("ring", "go"):
             os.mkfifo(directory / name)
             (directory / name).chmod(0o666)  # mkfifo is subject to the umask
             self._fds[name] = os.open(directory / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wait(self, seconds: float = 20.0) -> str:
-        """What the next program has written into /bell/ring; a program that never does fails the test."""
-        if not select.select([self._fds["ring"]], [], [], seconds)[0]:
-            raise AssertionError(f"no program rang within {seconds} s")
-        return os.read(self._fds["ring"], 4096).decode()
+        """The next line that a program has written into /bell/ring; a program that never does fails the test."""
+        while b"\n" not in self._rung:
+            if not select.select([self._fds["ring"]], [], [], seconds)[0]:
+                raise AssertionError(f"no program rang within {seconds} s")
+            self._rung += os.read(self._fds["ring"], 4096)
+        line, _, self._rung = self._rung.partition(b"\n")
+        return line.decode()
 
     def go(self) -> None:
         """Let one program go on that reads a line from /bell/go."""
         os.write(self._fds["go"], b"go\n")
 
     def close(self) -> None:
+        """Close this side; what programs have opened is theirs."""
         for fd in self._fds.values():
             os.close(fd)
+
+
+def cpu_ticks(pid: int) -> int:
+    """User and system time of a process in clock ticks, proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
