@@ -150,7 +150,7 @@ def init_of(program: int) -> int:
 def test_the_death_of_pid_1_is_the_sandbox_s(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor, number: signal.Signals
 ) -> None:
-    """NetworkError for what was running, ERROR, terminate works; other sandboxes live on. A stopped PID 1 is no harm."""
+    """NetworkError for what was running, ERROR, terminate works, others live on. A stopped one does no harm."""
     with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox, nsbox.Sandbox() as other:
         command = "setsid sleep 60 & echo > /bell/ring; read line < /bell/go"
         running = pool.submit(sandbox.shell, command)

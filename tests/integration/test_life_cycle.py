@@ -147,7 +147,6 @@ def test_restart_keeps_files_and_makes_new_processes() -> None:
         assert sandbox.execute("print(open('/tmp/f').read(4))").stdout == "kept\n"
 
 
-@pytest.mark.lane_unified
 def test_reset_is_as_new() -> None:
     """Same id, no file of before, the whole quota again."""
     with nsbox.Sandbox(timeout=20, disk_mb=8) as sandbox:

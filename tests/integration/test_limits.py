@@ -58,16 +58,19 @@ for pid in pids:
 """
 
 
-@pytest.mark.lane_unified
 @pytest.mark.parametrize(
     "code",
     [
         pytest.param("x = bytearray(100 << 20)", id="anonymous"),
-        pytest.param(SEVERAL, id="several processes"),
+        pytest.param(SEVERAL, id="several processes", marks=pytest.mark.lane_unified),
         pytest.param(POPULATE, id="populate"),
         pytest.param(SHARED, id="shared"),
         pytest.param(f"import os\nf = open(os.memfd_create('x'), 'wb')\n{FILL.format(100)}", id="memfd"),
-        pytest.param(f"f = open('/tmp/x', 'wb')\n{FILL.format(60)}\nx = bytearray(40 << 20)", id="tmpfs"),
+        pytest.param(
+            f"f = open('/tmp/x', 'wb')\n{FILL.format(60)}\nx = bytearray(40 << 20)",
+            id="tmpfs",
+            marks=pytest.mark.lane_unified,
+        ),
         pytest.param(f"f = open('/dev/shm/x', 'wb')\n{FILL.format(100)}", id="shm"),
     ],
 )
@@ -81,7 +84,7 @@ def test_memory_is_limited_however_it_is_taken(code: str) -> None:
         result = sandbox.execute(code)
         assert (result.verdict, result.evidence["limit"]) == (Verdict.MEMORY_LIMIT, 64.0), (result, result.evidence)
         assert result.metrics is not None
-        assert 32 * MIB < result.metrics.peak_memory_bytes <= 64 * MIB
+        assert 32 * MIB < result.metrics.peak_memory_bytes <= 65 * MIB  # charged in batches, memory.peak can be over
         sandbox.shell("rm -f /tmp/x /dev/shm/x")
         assert sandbox.execute(little).verdict is Verdict.OK
 
@@ -199,12 +202,11 @@ while True:
 """
 
 
-@pytest.mark.lane_unified
 @pytest.mark.parametrize(
     ("cpu", "share"),
     [
         (CpuAllocation(cores=0.2), 0.2),
-        (CpuAllocation(cores=0.5), 0.5),
+        pytest.param(CpuAllocation(cores=0.5), 0.5, marks=pytest.mark.lane_unified),
         (CpuAllocation(cores=1, limit_percent=30), 0.3),
     ],
     ids=str,
@@ -240,7 +242,6 @@ print(sorted(os.sched_getaffinity(0)))
         pass
 
 
-@pytest.mark.lane_unified
 def test_priority_decides_when_a_cpu_is_short(tmp_path: Path) -> None:
     """On one CPU the sandbox of high priority gets most of it beside one of low priority."""
     bell = Bell(tmp_path)
@@ -332,8 +333,7 @@ except OSError as exc:
         assert sandbox.shell("rm -r /workspace/* && touch /workspace/x").ok
 
 
-@pytest.mark.lane_unified
-@pytest.mark.parametrize("children", [0, 3])
+@pytest.mark.parametrize("children", [0, pytest.param(3, marks=pytest.mark.lane_unified)])
 def test_the_cpu_limit_is_over_the_whole_tree(children: int) -> None:
     """Also where the time was used by children that were waited for or not; one within the limit is OK (R05)."""
     enforcement = EnforcementPolicy(max_cpu_seconds=0.3, max_execution_seconds=20)

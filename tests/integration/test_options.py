@@ -48,7 +48,6 @@ def test_an_option_never_loosens_a_limit(sandbox: nsbox.Sandbox, field: str, val
     assert sandbox.shell("test ! -e /tmp/ran", **own).ok
 
 
-@pytest.mark.lane_unified
 @pytest.mark.parametrize(
     ("code", "options", "verdict"),
     [

@@ -49,7 +49,6 @@ def _root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.lane_unified
 def test_a_directory_is_a_root(root: Path) -> None:
     """Its programs, /etc and users; /proc, /dev, /tmp and /workspace are the sandbox's own; no Python is needed."""
     with nsbox.Sandbox(rootfs=root, timeout=20) as sandbox:

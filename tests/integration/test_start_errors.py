@@ -69,7 +69,6 @@ def test_a_program_that_cannot_be_executed_is_no_verdict(
     assert sandbox.run(["./link"]).ok
 
 
-@pytest.mark.lane_unified
 def test_exit_127_is_a_verdict(sandbox: nsbox.Sandbox) -> None:
     """By the program itself, and by a shell that does not find what it is to run."""
     for result in (sandbox.run(["./exits-127"]), sandbox.shell("nosuchprogram"), sandbox.run(["sh", "-c", "exit 127"])):
@@ -164,7 +163,6 @@ def test_a_requirement_that_the_host_does_not_meet_is_refused() -> None:
         pass
 
 
-@pytest.mark.lane_unified
 def test_a_limit_that_no_program_fits_into_kills_or_fails_cleanly() -> None:
     """1 MiB of memory: the interpreter dies of it, with the right verdict, and the sandbox can be terminated."""
     with nsbox.Sandbox(memory_mb=1, timeout=20) as sandbox:

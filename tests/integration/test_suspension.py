@@ -27,7 +27,7 @@ def _pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
         yield pool
 
 
-NAP = "echo > /bell/ring; for i in 1 2 3 4 5 6; do sleep 0.1; done; echo done"
+NAP = "echo > /bell/ring; sleep 0.3; sleep 0.3; echo done"
 SPIN = """
 import time
 open('/bell/ring', 'w').write('up\\n')
@@ -54,7 +54,7 @@ def test_the_wall_clock_stands_still_while_suspended(bell: Bell, pool: concurren
         assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
         assert result.metrics is not None
         assert 1.5 <= result.metrics.suspended_seconds < 5
-        assert 0.4 < result.metrics.wall_seconds < 1
+        assert 0.2 < result.metrics.wall_seconds < 1  # a sleep goes on by the clock while frozen
         late = sandbox.shell("sleep 5")
         assert late.verdict is Verdict.WALL_TIME_LIMIT
 

@@ -73,16 +73,18 @@ def hybrid(*names: str, cpu_ceiling: float | None = None, drop: frozenset[str] =
     for name in names or ("blkio", "cpu", "cpuset", "memory", "pids"):
         controllers = frozenset(name.split(",")) & V1_FILES.keys()
         files = frozenset[str]().union(*(V1_FILES[controller] for controller in controllers)) - drop
-        parts.append((
-            Hierarchy(
-                name=name,
-                path=Path("/v1", name),
-                version=1,
-                controllers=controllers,
-                per_execution=bool(controllers & {"memory", "pids"}),
-            ),
-            files,
-        ))
+        parts.append(
+            (
+                Hierarchy(
+                    name=name,
+                    path=Path("/v1", name),
+                    version=1,
+                    controllers=controllers,
+                    per_execution=bool(controllers & {"memory", "pids"}),
+                ),
+                files,
+            )
+        )
     return make_tree(*parts, mode="hybrid", cpu_ceiling=cpu_ceiling)
 
 

@@ -5,7 +5,6 @@ seccomp_probe.c loads the compiled filter with its listener and asks; no launche
 
 import errno
 import platform
-import shutil
 import struct
 import subprocess
 import sys
@@ -294,10 +293,6 @@ def test_python_with_threads_processes_and_event_loops_runs(
     assert (done.returncode, done.stdout, done.stderr) == (0, PYTHON_OUTPUT, "")
 
 
-NODE = """
-require("fs").promises.readdir("/").then(() =>
-  require("child_process").exec("echo hi", (error, out) => process.stdout.write(out)))
-"""
 DEB = """
 mkdir -p p/DEBIAN
 printf 'Package: p\\nVersion: 1\\nArchitecture: all\\nMaintainer: m\\nDescription: d\\n' > p/DEBIAN/control
@@ -311,9 +306,6 @@ TOOLS = {
     "bash": ("x=$(seq 3 | tac | xargs); (sleep 0 & wait); read y < <(echo $x); echo $y", "3 2 1\n"),
     "gcc": ("echo 'int puts(const char *);int main(){puts(\"hi\");}' > a.c; gcc a.c -o a && ./a", "hi\n"),
     "git": ("git init -q . && echo a > f && git add f && git status --short", "A  f\n"),
-    "node": (f"node -e '{NODE}'", "hi\n"),
-    "java": ("java -XX:+PrintFlagsFinal -version 2>/dev/null | grep -c ' MaxHeapSize '", "1\n"),
-    "rustc": ("echo 'fn main(){println!(\"hi\")}' > a.rs && rustc a.rs && ./a", "hi\n"),
     "tar": (TAR, "f p\n"),
     "dpkg-deb": (DEB, "p\n"),
 }
@@ -323,8 +315,6 @@ TOOLS = {
 @pytest.mark.parametrize("policy", [None, *POLICIES])
 def test_an_ordinary_tool_runs(probe: Probe, policy: PolicyName | None, tool: str, tmp_path: Path) -> None:
     """Interpreters, compilers and archivers work under both policies as they do without."""
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
     script, output = TOOLS[tool]
     done = probe.run(policy, "bash", "-c", script, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, output), done.stderr
@@ -344,6 +334,7 @@ def test_a_loopback_server_runs_under_default_and_strict_has_no_network(probe: P
     assert f"OSError: [Errno {errno.EAFNOSUPPORT}]" in probe.run("strict", sys.executable, "-c", program).stderr
 
 
+@pytest.mark.needs_root
 def test_typing_into_the_terminal_is_refused_also_with_a_high_bit(probe: Probe) -> None:
     """K04, K05: TIOCSTI on a real pty, by the raw system call; without the filter the kernel's own answer comes."""
     program = (

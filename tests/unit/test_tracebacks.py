@@ -89,7 +89,7 @@ UNCAUGHT = [
     ("no syntax", "a b", "SyntaxError", "invalid syntax"),
     ("no indentation", "if 1:\npass", "IndentationError", None),
     ("tabs", "if 1:\n        a = 1\n\tb = 1", "TabError", None),
-    ("a NUL in the source", "a = 1\n\0", "SyntaxError", None),
+    ("a NUL in the source", "a = \0 1", "SyntaxError", None),
     ("no syntax in what is executed", "exec('a b')", "SyntaxError", "invalid syntax"),
     ("text before it", "import sys\nsys.stderr.write('working\\n')\n1/0", "ZeroDivisionError", "division by zero"),
     ("a progress bar before it", "import sys\nsys.stderr.write('\\r 50% ')\n1/0", "ZeroDivisionError", None),
