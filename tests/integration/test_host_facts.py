@@ -88,22 +88,26 @@ def test_every_capability_has_a_check_and_every_failed_check_a_remedy() -> None:
     assert {check.id for check in everything if check.ok} == informational
 
 
-WORST: Mapping[str, object] = MappingProxyType({
-    "capabilities": 0,
-    "namespaces": frozenset[str](),
-    "syscalls": dict.fromkeys(probe_syscalls(), False),
-    "seccomp_actions": frozenset[str](),
-    "libseccomp": None,
-    "proc_masks": ("/proc/kcore",),
-    "filesystems": frozenset[str](),
-    "tools": dict.fromkeys(("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc")),
-    "loop_error": "gone",
-    "nofile_hard": 10,
-    "nproc_hard": 10,
-    "cgroup_mode": "none",
-    "cgroup_report": dict.fromkeys(("memory", "processes", "cpu", "cpuset", "io", "swap", "freezer", "kill"), "none"),
-    "cgroup_lacks": {name: Lack(why="not delegated", remedy="delegate") for name in CAPABILITIES},
-})
+WORST: Mapping[str, object] = MappingProxyType(
+    {
+        "capabilities": 0,
+        "namespaces": frozenset[str](),
+        "syscalls": dict.fromkeys(probe_syscalls(), False),
+        "seccomp_actions": frozenset[str](),
+        "libseccomp": None,
+        "proc_masks": ("/proc/kcore",),
+        "filesystems": frozenset[str](),
+        "tools": dict.fromkeys(("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc")),
+        "loop_error": "gone",
+        "nofile_hard": 10,
+        "nproc_hard": 10,
+        "cgroup_mode": "none",
+        "cgroup_report": dict.fromkeys(
+            ("memory", "processes", "cpu", "cpuset", "io", "swap", "freezer", "kill"), "none"
+        ),
+        "cgroup_lacks": {name: Lack(why="not delegated", remedy="delegate") for name in CAPABILITIES},
+    }
+)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
@@ -170,9 +174,7 @@ def test_settings_that_forbid_user_namespaces_are_named_with_the_command_that_al
 def test_subordinate_ids_count_only_with_their_helpers_and_without_no_new_privs(facts: HostFacts) -> None:
     """A user with both ranges and both helpers has a uid range; take one of them and it is gone."""
     tools = {**facts.tools, "newuidmap": "/usr/bin/newuidmap", "newgidmap": "/usr/bin/newgidmap"}
-    good = dataclasses.replace(
-        facts, capabilities=0, subuids=65_536, subgids=65_536, tools=tools, no_new_privs=False
-    )
+    good = dataclasses.replace(facts, capabilities=0, subuids=65_536, subgids=65_536, tools=tools, no_new_privs=False)
     assert by_id(good)["uid_range"].ok
     for change in ({"subgids": 0}, {"no_new_privs": True}, {"tools": {**tools, "newgidmap": None}}):
         assert not by_id(dataclasses.replace(good, **change))["uid_range"].ok
