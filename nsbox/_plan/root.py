@@ -85,11 +85,12 @@ class _Tree:
         return any(one.kind is _K.BIND and hostfiles.is_below(path, one.path) for one in self.operations)
 
 
-def root_operations(config: SandboxConfig) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
     """The operations for the tree and for each sandbox.
 
     Args:
-        config: Of it, `rootfs`, `mounts`, `working_directory`, and the disk allocation.
+        config: Of it, `rootfs`, `mounts`, `working_directory`, and the allocations of disk and memory.
+        as_root: Whether the launcher may set the limits of an IPC namespace.
 
     Raises:
         ConfigError: A root, mount or directory that cannot be.
@@ -107,6 +108,8 @@ def root_operations(config: SandboxConfig) -> tuple[tuple[Operation, ...], tuple
     for path, _, _ in writable:
         tree.directory(path)
     _add_system(cell)
+    if as_root:
+        _limit_shared_memory(cell, config)
     _add_quota(cell, config, writable)
     _add_mounts(tree, cell, config, [path for path, _, _ in writable])
     return tuple(tree.operations), tuple(cell.operations)
@@ -190,6 +193,14 @@ def _add_system(cell: _Tree) -> None:
     cell.add(_K.READ_ONLY, "/proc/sys")
     cell.add(_K.DEVPTS, "/dev/pts", a=_MOST_TERMINALS, b=PROGRAM_ID)
     cell.add(_K.SOURCE, SOURCE_DIRECTORY, a=_SOURCE_BYTES, b=_SOURCE_INODES)
+
+
+def _limit_shared_memory(cell: _Tree, config: SandboxConfig) -> None:
+    """System V segments (shmget(2)): gone with their last user, and together no larger than the memory limit."""
+    limit = config.resources.memory.limit_mb << 20
+    cell.add(_K.SYSCTL, "kernel/shm_rmid_forced", "1")
+    cell.add(_K.SYSCTL, "kernel/shmmax", str(limit))
+    cell.add(_K.SYSCTL, "kernel/shmall", str(limit // 4096))
 
 
 def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, int]]) -> None:

@@ -74,7 +74,7 @@ def plan_template(
         ConfigError: The configuration cannot work here: a mount without source, a CPU that is not there.
         UnsupportedHostError: The host lacks something that it asks for.
     """
-    root, cell = root_operations(config)
+    root, cell = root_operations(config, as_root=ids.ranges > 0)
     resources = config.resources
     return TemplatePlan(
         hierarchies=sandbox_hierarchies(tree, resources),

@@ -28,7 +28,6 @@ _KILL_SECONDS = 10.0
 _SHORT_SECONDS = 0.002
 """A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes."""
 _PIPE_BYTES = 64 * 1024
-_REASON_LOST = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +124,7 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
             pump.drain()
         if record.type is wire.Up.FAILED:
             raise _start_failure(cell, order, record)
-        if record.reason == _REASON_LOST:
+        if record.reason == wire.REASON_LOST:
             raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
         return Outcome(
             observation=_observe(cell, order, record, budget.dropped, sampler),
