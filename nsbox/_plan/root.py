@@ -7,6 +7,7 @@ quota, bound to the places where programs expect to write.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
         _limit_shared_memory(cell, config)
     _add_quota(cell, config, writable)
     _add_mounts(tree, cell, config, [path for path, _, _ in writable])
-    return tuple(tree.operations), tuple(cell.operations)
+    return tuple(tree.operations), _with_room_for_mounts(cell.operations)
 
 
 def _add_devices(tree: _Tree) -> None:
@@ -225,6 +226,12 @@ def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, 
             cell.operations.insert(
                 -1, Operation(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID)
             )
+
+
+def _with_room_for_mounts(operations: list[Operation]) -> tuple[Operation, ...]:
+    """The directories on the way to a mount below a writable place lie in the quota, and are not the program's."""
+    own = sum(one.kind in (_K.DIR, _K.FILE) for one in operations)
+    return tuple(dataclasses.replace(one, b=one.b + own) if one.kind is _K.QUOTA_TMPFS else one for one in operations)
 
 
 def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, writable: list[str]) -> None:

@@ -26,7 +26,7 @@ for _ in range(3):
 for number in range(1, 65):
     try: signal.signal(number, signal.SIG_IGN)
     except (OSError, ValueError): pass
-open('/bell/ring', 'w').write('daemon')
+open('/bell/ring', 'w').write('daemon\\n')
 time.sleep(60)
 """
 
@@ -100,7 +100,7 @@ def test_an_output_handed_to_another_execution_does_not_keep_the_caller(tmp_path
     bell = Bell(tmp_path)
     holder = (
         "import socket, time\ns = socket.socket(socket.AF_UNIX); s.bind('/tmp/s'); s.listen()\n"
-        "open('/bell/ring', 'w').write('up')\nheld = socket.recv_fds(s.accept()[0], 9, 9)\ntime.sleep(60)"
+        "print('up', file=open('/bell/ring', 'w'), flush=True)\nheld = socket.recv_fds(s.accept()[0], 9, 9)\ntime.sleep(60)"
     )
     giver = (
         "import socket\ns = socket.socket(socket.AF_UNIX); s.connect('/tmp/s')\n"
@@ -170,7 +170,7 @@ def test_a_suspended_sandbox_stands_still_and_can_be_ended(tmp_path: Path) -> No
     """L08: no CPU time is used between suspend and resume; ending a suspended one needs no resume."""
     bell = Bell(tmp_path)
     results: list[nsbox.ExecutionResult] = []
-    code = "open('/bell/ring', 'w').write('up')\nwhile True: pass"
+    code = "print('up', file=open('/bell/ring', 'w'), flush=True)\nwhile True: pass"
     try:
         with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox:
             thread = threading.Thread(target=lambda: results.append(sandbox.execute(code)))

@@ -53,7 +53,7 @@ def fill(directory, size):
 ask('sparse', lambda: os.truncate(os.open('/tmp/sparse', os.O_CREAT | os.O_RDWR), 1 << 40))
 ask('inodes', lambda: fill('/tmp', 0))
 for name in os.listdir('/tmp'):
-    os.unlink('/tmp/' + name)
+    if not os.path.isdir('/tmp/' + name): os.unlink('/tmp/' + name)
 ask('bytes', lambda: fill('/workspace', 1 << 20))
 ask('elsewhere', lambda: open('/dev/shm/x', 'wb', buffering=0).write(bytes(8192)))
 ask('home', lambda: open('/home/user/x', 'wb', buffering=0).write(bytes(8192)))

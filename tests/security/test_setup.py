@@ -83,7 +83,7 @@ def test_the_program_inherits_three_descriptors_and_a_directory_of_its_own_root(
 WATCH = """
 import os, sys
 seen = programs = 0
-open('/bell/ring', 'w').write('watching')
+open('/bell/ring', 'w').write('watching\\n')
 go = os.open('/bell/go', os.O_RDONLY | os.O_NONBLOCK)
 hits = []
 while True:
