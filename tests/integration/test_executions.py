@@ -134,20 +134,20 @@ SIMPLE = {
 }
 LIMITS = {
     "wall": Case(
-        command="echo before; exec sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT, signal=9,
+        command="echo before; exec sleep 30", options={"timeout": 0.5}, verdict=Verdict.WALL_TIME_LIMIT, signal=9,
         error=nsbox.ExecutionTimeoutError, stdout="before\n",
-        evidence={"cause": "killed", "killed_for": "wall_time", "resource": "wall_time", "limit": 0.1},
+        evidence={"cause": "killed", "killed_for": "wall_time", "resource": "wall_time", "limit": 0.5},
     ),
     "wall, SIGTERM ignored": Case(
-        command="trap '' TERM INT HUP; echo before; sleep 30", options={"timeout": 0.1},
+        command="trap '' TERM INT HUP; echo before; sleep 30", options={"timeout": 0.5},
         verdict=Verdict.WALL_TIME_LIMIT, signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, stops itself": Case(
-        command="echo before; kill -STOP $$; echo after", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
+        command="echo before; kill -STOP $$; echo after", options={"timeout": 0.5}, verdict=Verdict.WALL_TIME_LIMIT,
         signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, stdio closed": Case(
-        command="echo before; exec <&- >&- 2>&-; sleep 30", options={"timeout": 0.1}, verdict=Verdict.WALL_TIME_LIMIT,
+        command="echo before; exec <&- >&- 2>&-; sleep 30", options={"timeout": 0.5}, verdict=Verdict.WALL_TIME_LIMIT,
         signal=9, error=nsbox.ExecutionTimeoutError, stdout="before\n",
     ),
     "wall, main waits for a daemon": Case(

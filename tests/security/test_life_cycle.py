@@ -100,7 +100,8 @@ def test_an_output_handed_to_another_execution_does_not_keep_the_caller(tmp_path
     bell = Bell(tmp_path)
     holder = (
         "import socket, time\ns = socket.socket(socket.AF_UNIX); s.bind('/tmp/s'); s.listen()\n"
-        "print('up', file=open('/bell/ring', 'w'), flush=True)\nheld = socket.recv_fds(s.accept()[0], 9, 9)\ntime.sleep(60)"
+        "print('up', file=open('/bell/ring', 'w'), flush=True)\n"
+        "held = socket.recv_fds(s.accept()[0], 9, 9)\ntime.sleep(60)"
     )
     giver = (
         "import socket\ns = socket.socket(socket.AF_UNIX); s.connect('/tmp/s')\n"
