@@ -194,6 +194,7 @@ struct launcher {
 
 /* loop.c */
 int watch(struct launcher *launcher, struct source *source);
+void ignore(struct launcher *launcher, struct source *source);
 void unwatch(struct launcher *launcher, struct source *source);
 void signals_ready(struct launcher *launcher, struct source *source, uint32_t events);
 void application_ready(struct launcher *launcher, struct source *source, uint32_t events);

@@ -17,6 +17,12 @@ int watch(struct launcher *launcher, struct source *source)
 	return epoll_ctl(launcher->epoll, EPOLL_CTL_ADD, source->fd, &event);
 }
 
+/* Its descriptor stays open, and is looked at when there is another reason to. */
+void ignore(struct launcher *launcher, struct source *source)
+{
+	(void)epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL); /* was not watched: as good */
+}
+
 /* Removed by name, and only then closed: a child just cloned may still hold the descriptor, and epoll(7) would go on. */
 void unwatch(struct launcher *launcher, struct source *source)
 {

@@ -165,6 +165,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
 	task->oom_check_at = deadline_first_oom_check(launcher, task->started_at);
 	task->state = TASK_STARTING;
+	/* What it says from here on is heard when it has ended: waking up for it would only take time from the program. Not
+	 * so where the filter, and with it the descriptor that tells of violations, is still to come. */
+	if (task->listener.fd >= 0)
+		ignore(launcher, &task->control);
 	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
 	return true;
