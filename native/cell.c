@@ -109,7 +109,7 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 }
 
 struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
-                             struct failure *failure)
+                      struct failure *failure)
 {
 	struct cell *cell = calloc(1, sizeof *cell);
 
