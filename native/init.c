@@ -144,20 +144,16 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
 		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
-		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .sysctls = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
-	/* in the launcher's procfs: the one inside is not writable */
-	AUTO_CLOSE int sysctls = openat(birth->launcher->proc, "sys/user", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (sysctls < 0)
-		return fail(failure, STAGE_SYSCTL, -1);
 	if (join_cgroups(birth->joins, failure) < 0
 	    || enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
 	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
 	    || become_user_namespace(birth->control, failure) < 0
-	    || limit_user_namespace(template, sysctls, failure) < 0
+	    || limit_user_namespace(template, builder.sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0
 	    || drop_credentials(template->init_id, template->init_id, failure) < 0)
 		return -1;

@@ -172,7 +172,12 @@ static int mount_source(struct builder *builder, const struct op *op)
 static int mount_proc(struct builder *builder, const struct op *op)
 {
 	AUTO_CLOSE int mount = builder->procfs >= 0 ? take_fd(&builder->procfs) : new_procfs();
-	return mount < 0 ? -1 : attach_mount(mount, builder->root, op->path);
+	if (mount < 0 || attach_mount(mount, builder->root, op->path) < 0)
+		return -1;
+	/* Not the launcher's: in one procfs for all, the entries of each namespace would be found behind those of all others
+	 * of the same name, and the time to make a sandbox would grow with their number. */
+	builder->sysctls = openat(mount, "sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return builder->sysctls < 0 ? -1 : 0;
 }
 
 static int mount_devpts(struct builder *builder, const struct op *op)
@@ -257,10 +262,9 @@ static int make_read_only(struct builder *builder, const struct op *op)
 	return tree < 0 ? -1 : sys_move_mount(tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
-static int set_sysctl(const struct op *op)
+static int set_sysctl(struct builder *builder, const struct op *op)
 {
-	AUTO_CLOSE int sysctls = open("/proc/sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return sysctls < 0 ? -1 : write_file_at(sysctls, op->path, op->arg);
+	return write_file_at(builder->sysctls, op->path, op->arg);
 }
 
 static int apply_op(struct builder *builder, const struct op *op)
@@ -293,7 +297,7 @@ static int apply_op(struct builder *builder, const struct op *op)
 	case OP_READ_ONLY:
 		return make_read_only(builder, op);
 	case OP_SYSCTL:
-		return set_sysctl(op);
+		return set_sysctl(builder, op);
 	case OP_SOURCE:
 		return mount_source(builder, op);
 	}
@@ -304,7 +308,7 @@ static int apply_op(struct builder *builder, const struct op *op)
 /* Made anew when the processes of a sandbox are: procfs with what covers parts of it, and the terminals. */
 static bool is_of_processes(enum op_kind kind)
 {
-	return kind == OP_PROC || kind == OP_MASK || kind == OP_READ_ONLY || kind == OP_DEVPTS;
+	return kind == OP_PROC || kind == OP_MASK || kind == OP_READ_ONLY || kind == OP_DEVPTS || kind == OP_SYSCTL;
 }
 
 int apply_ops(struct builder *builder, const struct op *ops, uint32_t count, struct failure *failure)

@@ -129,7 +129,7 @@ enum op_kind {
 	OP_QUOTA_END = 11,    /* path: unmount the quota there; the directories taken from it live on */
 	OP_MASK = 12,         /* path: hide what is there, if it is there */
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
-	OP_SYSCTL = 14,       /* arg into the file path (below the old root's /proc/sys), as the launcher's user */
+	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */
 };
 

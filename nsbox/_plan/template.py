@@ -17,9 +17,9 @@ SPARES = 2
 """Sandboxes that the launcher keeps ready per kind: one is taken while the other is made."""
 
 USER_SYSCTLS = (
-    ("max_user_namespaces", "0"), ("max_mnt_namespaces", "0"), ("max_pid_namespaces", "0"),
-    ("max_net_namespaces", "0"), ("max_ipc_namespaces", "0"), ("max_uts_namespaces", "0"),
-    ("max_inotify_instances", "16"), ("max_inotify_watches", "8192"),
+    ("user/max_user_namespaces", "0"), ("user/max_mnt_namespaces", "0"), ("user/max_pid_namespaces", "0"),
+    ("user/max_net_namespaces", "0"), ("user/max_ipc_namespaces", "0"), ("user/max_uts_namespaces", "0"),
+    ("user/max_inotify_instances", "16"), ("user/max_inotify_watches", "8192"),
 )  # fmt: skip
 """Per user namespace, user_namespaces(7): a second refusal of namespaces, independent of the filter."""
 
@@ -36,7 +36,7 @@ class TemplatePlan:
         policy: The system call filter.
         sandbox_writes: Into the cgroups of a sandbox.
         execution_writes: Into those of each execution, before its own.
-        user_sysctls: Limits of the user namespace: name below /proc/sys/user, and value.
+        user_sysctls: Limits of the user namespace: name below /proc/sys, and value.
         root_operations: Carried out once.
         cell_operations: Carried out for each sandbox.
     """

@@ -164,7 +164,7 @@ def describe(plan: TemplatePlan, record: wire.Record) -> str | None:
         wire.Stage.ROOT: [str(one) for one in plan.root_operations],
         wire.Stage.MOUNT: [str(one) for one in plan.cell_operations],
         wire.Stage.LIMIT: [f"{one.file}={one.value}" for one in (*plan.sandbox_writes, *plan.execution_writes)],
-        wire.Stage.SYSCTL: [f"/proc/sys/user/{name}={value}" for name, value in plan.user_sysctls],
+        wire.Stage.SYSCTL: [f"/proc/sys/{name}={value}" for name, value in plan.user_sysctls],
     }
     items = lists.get(record.stage, [])
     return items[record.index] if 0 <= record.index < len(items) else None
