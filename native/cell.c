@@ -72,20 +72,17 @@ static bool all_dead(struct launcher *launcher, struct cell *cell)
 static int clone_init(struct launcher *launcher, struct cell *cell, struct failure *failure)
 {
 	struct birth birth = { .launcher = launcher, .cell = cell };
-	char path[CGROUP_PATH], init[CGROUP_PATH];
+	char init[CGROUP_PATH];
 	int pair[2];
 
-	cell_path(cell, path);
 	init_path(launcher, cell, init);
-	if (cgroup_open_joins(launcher, cell->template->hierarchies, path, NULL, birth.joins, failure) < 0)
-		return -1;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-		close_joins(birth.joins);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return fail(failure, STAGE_CLONE, 0);
-	}
 	cell->control = (struct source){ .ready = control_ready, .fd = pair[0] };
 	birth.control = pair[1];
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
+	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
+	 * program that uses up all memory cannot take it from PID 1. */
 	/* The network and user namespaces follow in the child: they cost the most, and there they cost another CPU's time. */
 	struct clone_args args = {
 		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
@@ -99,7 +96,6 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 		be_init(&birth);
 	int saved = errno;
 	drop_fd(&pair[1]);
-	close_joins(birth.joins);
 	errno = saved;
 	if (cell->pid < 0) {
 		drop_fd(&cell->control.fd);

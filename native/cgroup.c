@@ -70,7 +70,7 @@ int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const cha
 		const struct hierarchy *hierarchy = &launcher->hierarchies[i];
 		if (!(hierarchies >> i & 1) || hierarchy->born_inside)
 			continue;
-		(void)snprintf(file, sizeof file, "%s/cgroup.procs", task && hierarchy->per_execution ? task : cell);
+		(void)snprintf(file, sizeof file, "%s/cgroup.procs", hierarchy->per_execution ? task : cell);
 		launcher->moved_at = now_ns();
 		joins[i] = openat(hierarchy->base, file, O_WRONLY | O_CLOEXEC);
 		if (joins[i] < 0) {

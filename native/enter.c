@@ -33,6 +33,14 @@ static _Noreturn void give_up(const struct failure *failure)
 	_exit(127);
 }
 
+static int join_cgroups(const int *joins, struct failure *failure)
+{
+	for (int i = 0; i < MAX_HIERARCHIES; i++)
+		if (joins[i] >= 0 && write(joins[i], "0", 1) != 1)
+			return fail(failure, STAGE_JOIN_CGROUP, i);
+	return 0;
+}
+
 static int join_cell(const struct entrance *entrance, struct failure *failure)
 {
 	int pidfd = entrance->cell->pidfd;

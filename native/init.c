@@ -19,14 +19,6 @@
 #include "launcher.h"
 #include "sys.h"
 
-int join_cgroups(const int *joins, struct failure *failure)
-{
-	for (int i = 0; i < MAX_HIERARCHIES; i++)
-		if (joins[i] >= 0 && write(joins[i], "0", 1) != 1)
-			return fail(failure, STAGE_JOIN_CGROUP, i);
-	return 0;
-}
-
 int empty_bounding_set(struct failure *failure)
 {
 	int capability = 0;
@@ -148,8 +140,7 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
-	if (join_cgroups(birth->joins, failure) < 0
-	    || enter_namespaces(template, failure) < 0
+	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
 	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
 	    || become_user_namespace(birth->control, failure) < 0

@@ -244,14 +244,12 @@ struct birth {
 	struct launcher *launcher;
 	struct cell *cell;
 	int control;
-	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
 };
 _Noreturn void be_init(const struct birth *birth);
 /* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
 int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
 /* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
 int empty_bounding_set(struct failure *failure);
-int join_cgroups(const int *joins, struct failure *failure);
 
 enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6 };
 struct child_message {
@@ -276,7 +274,7 @@ struct entrance {
 	struct cell *cell;
 	int control;
 	int proc;
-	int joins[MAX_HIERARCHIES];
+	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
 	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
 };
 _Noreturn void enter_sandbox(const struct entrance *entrance);

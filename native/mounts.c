@@ -243,13 +243,12 @@ static int mask(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int target = open_beneath(builder->root, op->path, O_PATH);
 	if (target < 0)
 		return errno == ENOENT ? 0 : -1;
-	struct stat found;
-	if (fstat(target, &found) < 0)
-		return -1;
 	static const struct fs_option empty[] = { { "size", "4096" }, { "nr_inodes", "1" }, { "mode", "0555" }, { NULL, NULL } };
-	unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-	AUTO_CLOSE int cover = S_ISDIR(found.st_mode) ? new_filesystem("tmpfs", empty, attributes | MOUNT_ATTR_NODEV)
-	                                              : clone_mount(builder->root, "dev/null", attributes);
+	unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV;
+	/* the null device of the tree is read-only and all that already */
+	AUTO_CLOSE int cover = op->flags & FLAG_DIRECTORY
+		? new_filesystem("tmpfs", empty, attributes)
+		: sys_open_tree(builder->root, "dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	return cover < 0 ? -1 : sys_move_mount(cover, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 

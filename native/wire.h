@@ -127,7 +127,7 @@ enum op_kind {
 	OP_QUOTA_DEVICE = 9,  /* path; a: which of the template's descriptors, arg: options; an ext4 image becomes the quota */
 	OP_QUOTA_DIR = 10,    /* directory arg of the quota at path; a: mode, b: owner inside; flags: enum op_flag */
 	OP_QUOTA_END = 11,    /* path: unmount the quota there; the directories taken from it live on */
-	OP_MASK = 12,         /* path: hide what is there, if it is there */
+	OP_MASK = 12,         /* path: hide what is there, if it is there; flags: whether it is a directory */
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */
@@ -137,6 +137,7 @@ enum op_flag {
 	FLAG_WRITABLE = 1,
 	FLAG_DEVICES = 2,
 	FLAG_NO_EXEC = 4,
+	FLAG_DIRECTORY = 8,
 };
 
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,3 +123,14 @@ def read_text_beneath(directory: str, name: str) -> str:
             return file.read(1 << 20)
     except OSError:
         return ""
+
+
+def readable_by_all(paths: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Those that are not for root alone, and whether each is a directory; one that is not there may be elsewhere."""
+    for path in paths:
+        try:
+            mode = os.stat(path, follow_symlinks=False).st_mode
+        except OSError:
+            mode = 0o444
+        if mode & 0o007:
+            yield path, stat.S_ISDIR(mode)

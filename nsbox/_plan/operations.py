@@ -33,6 +33,7 @@ class OperationFlag(IntFlag):
     WRITABLE = 1
     DEVICES = 2
     NO_EXEC = 4
+    DIRECTORY = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,8 @@ def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str,
 
 def _add_system(cell: _Tree) -> None:
     cell.add(_K.PROC, "/proc")
-    for name in _MASKED:
-        cell.add(_K.MASK, f"/proc/{name}")
+    for path, is_directory in hostfiles.readable_by_all(f"/proc/{name}" for name in _MASKED):
+        cell.add(_K.MASK, path, flags=_F.DIRECTORY if is_directory else _F.NONE)
     cell.add(_K.READ_ONLY, "/proc/sys")
     cell.add(_K.DEVPTS, "/dev/pts", a=_MOST_TERMINALS, b=PROGRAM_ID)
     cell.add(_K.SOURCE, SOURCE_DIRECTORY, a=_SOURCE_BYTES, b=_SOURCE_INODES)
