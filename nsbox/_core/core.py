@@ -14,7 +14,7 @@ from nsbox._config import ExecutionOptions, Runtime, SandboxConfig, effective_li
 from nsbox._core.sources import program_source
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
-from nsbox._errors import InvalidStateError, NetworkError, ResourceLimitError, SandboxError, UnsupportedHostError
+from nsbox._errors import InvalidStateError, NetworkError, ResourceLimitError, UnsupportedHostError
 from nsbox._plan import disk_backed, hostfiles, plan_execution, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import fill_in, find_runtime
@@ -350,6 +350,3 @@ def _result(execution: Execution, outcome: Outcome, *, queued: float) -> Executi
         metrics=metrics if execution.options.capture_metrics else None,
         evidence=judgement.evidence,
     )
-
-
-__all__ = ["COMMAND", "SandboxCore", "SandboxError"]
