@@ -209,7 +209,7 @@ static int mount_image(struct builder *builder, const struct op *op)
 		if (*flag)
 			options[used++] = (struct fs_option){ flag, NULL };
 	AUTO_CLOSE int mount = new_filesystem("ext4", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-	if (mount < 0 || attach_mount(mount, builder->root, op->path) < 0)
+	if (mount < 0 || fchmodat(mount, ".", 0700, 0) < 0 || attach_mount(mount, builder->root, op->path) < 0)
 		return -1;
 	builder->quota = take_fd(&mount);
 	return 0;
@@ -225,17 +225,6 @@ static int bind_quota_dir(struct builder *builder, const struct op *op)
 		return -1;
 	AUTO_CLOSE int tree = clone_mount(builder->quota, op->arg, mount_attributes(op->flags));
 	return tree < 0 ? -1 : attach_mount(tree, builder->root, op->path);
-}
-
-/* Unmounts by the descriptor's own path: umount2(2) takes no descriptor. */
-static int detach(struct builder *builder, const struct op *op)
-{
-	AUTO_CLOSE int target = open_beneath(builder->root, op->path, O_PATH);
-	char path[48];
-	if (target < 0)
-		return -1;
-	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", target);
-	return umount2(path, MNT_DETACH);
 }
 
 static int mask(struct builder *builder, const struct op *op)
@@ -284,13 +273,11 @@ static int apply_op(struct builder *builder, const struct op *op)
 	case OP_DEVPTS:
 		return mount_devpts(builder, op);
 	case OP_QUOTA_TMPFS:
-		return mount_tmpfs(builder, op, "0755", &builder->quota);
+		return mount_tmpfs(builder, op, "0700", &builder->quota);
 	case OP_QUOTA_DEVICE:
 		return mount_image(builder, op);
 	case OP_QUOTA_DIR:
 		return bind_quota_dir(builder, op);
-	case OP_QUOTA_END:
-		return detach(builder, op);
 	case OP_MASK:
 		return mask(builder, op);
 	case OP_READ_ONLY:

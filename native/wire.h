@@ -123,10 +123,9 @@ enum op_kind {
 	OP_TMPFS = 5,         /* path; a: bytes, b: inodes, arg: octal mode */
 	OP_PROC = 6,          /* path */
 	OP_DEVPTS = 7,        /* path; a: most terminals, b: group inside */
-	OP_QUOTA_TMPFS = 8,   /* path; a: bytes, b: inodes; becomes the quota */
+	OP_QUOTA_TMPFS = 8,   /* path; a: bytes, b: inodes; becomes the quota, whose root is for its owner alone */
 	OP_QUOTA_DEVICE = 9,  /* path; a: which of the template's descriptors, arg: options; an ext4 image becomes the quota */
 	OP_QUOTA_DIR = 10,    /* directory arg of the quota at path; a: mode, b: owner inside; flags: enum op_flag */
-	OP_QUOTA_END = 11,    /* path: unmount the quota there; the directories taken from it live on */
 	OP_MASK = 12,         /* path: hide what is there, if it is there; flags: whether it is a directory */
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */

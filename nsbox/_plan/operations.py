@@ -19,7 +19,6 @@ class OperationKind(IntEnum):
     QUOTA_TMPFS = 8
     QUOTA_DEVICE = 9
     QUOTA_DIR = 10
-    QUOTA_END = 11
     MASK = 12
     READ_ONLY = 13
     SYSCTL = 14

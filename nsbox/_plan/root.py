@@ -25,7 +25,10 @@ SOURCE_DIRECTORY = "/run/nsbox"
 
 _SOURCE_BYTES = 64 << 20
 _SOURCE_INODES = 1024
-_STAGING = "/mnt"  # where the quota is mounted while its directories are bound to their places
+_QUOTA = "/run/quota"
+"""Where the quota itself is mounted, for its directories to be bound to their places. It stays there, closed to programs:
+to unmount it would take longer than all else that is mounted for a sandbox, 256 of 605 us (measured; umount2 waits for
+every CPU, synchronize_rcu_expedited)."""
 _MOST_TERMINALS = 64
 
 _WRITABLE = (("/tmp", "tmp", 0o1777), ("/dev/shm", "shm", 0o1777), (HOME, "home", 0o755))
@@ -98,7 +101,7 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
         UnsupportedHostError: A device is missing on the host.
     """
     tree, cell = _Tree(), _Tree()
-    for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, _STAGING, HOME, "/var/tmp"):
+    for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, _QUOTA, "/mnt", HOME, "/var/tmp"):
         tree.directory(path)
     _add_devices(tree)
     if config.rootfs == "host":
@@ -208,14 +211,13 @@ def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, 
     disk = config.resources.disk
     if disk_backed(config):
         # Writes are throttled where they are submitted: on cgroup v1 that is the program itself only with "sync".
-        cell.add(_K.QUOTA_DEVICE, _STAGING, "sync" if disk_limited(config) else "")
+        cell.add(_K.QUOTA_DEVICE, _QUOTA, "sync" if disk_limited(config) else "")
     else:
         # One inode for each directory that is made here, and one for the root of the file system.
-        cell.add(_K.QUOTA_TMPFS, _STAGING, a=disk.quota_mb << 20, b=disk.quota_inodes + len(places) + 1)
+        cell.add(_K.QUOTA_TMPFS, _QUOTA, a=disk.quota_mb << 20, b=disk.quota_inodes + len(places) + 1)
     for path, name, mode in places:
         flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
         cell.add(_K.QUOTA_DIR, path, name, flags, mode, PROGRAM_ID)
-    cell.add(_K.QUOTA_END, _STAGING)
     working = config.working_directory
     if working not in {path for path, _, _ in places}:
         name = next(name for path, name, _ in places if hostfiles.is_below(working, path))
@@ -223,9 +225,7 @@ def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, 
         steps = Path(working).relative_to(top).parts
         for index in range(len(steps)):
             below = "/".join(steps[: index + 1])
-            cell.operations.insert(
-                -1, Operation(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID)
-            )
+            cell.add(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID)
 
 
 def _with_room_for_mounts(operations: list[Operation]) -> tuple[Operation, ...]:
