@@ -26,9 +26,11 @@ SOURCE_DIRECTORY = "/run/nsbox"
 _SOURCE_BYTES = 64 << 20
 _SOURCE_INODES = 1024
 _QUOTA = "/run/quota"
-"""Where the quota itself is mounted, for its directories to be bound to their places. It stays there, closed to programs:
-to unmount it would take longer than all else that is mounted for a sandbox, 256 of 605 us (measured; umount2 waits for
-every CPU, synchronize_rcu_expedited)."""
+"""Where the quota itself is mounted, for its directories to be bound to their places.
+
+It stays there, closed to programs: to unmount it took 256 of the 605 us that all mounts of a sandbox take (measured):
+umount2 waits for every CPU (synchronize_rcu_expedited).
+"""
 _MOST_TERMINALS = 64
 
 _WRITABLE = (("/tmp", "tmp", 0o1777), ("/dev/shm", "shm", 0o1777), (HOME, "home", 0o755))
