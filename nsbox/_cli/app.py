@@ -37,11 +37,28 @@ class RunCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As `TyperCommand.parse_args`."""
-        words = self.make_parser(ctx).parse_args(list(args))[0].get("words") or ()
-        end = len(args) - len(words)
-        ctx.meta[_AFTER_DASHES] = end > 0 and args[end - 1] == "--"
+        end_of_code = self._end_of_code(args)
+        if end_of_code and args[end_of_code : end_of_code + 1] != ["--"]:
+            args = [*args[:end_of_code], "--", *args[end_of_code:]]  # what stands behind CODE is the program's
+            ctx.meta[_AFTER_DASHES] = False
+        else:
+            words = self.make_parser(ctx).parse_args(list(args))[0].get("words") or ()
+            end = len(args) - len(words)
+            ctx.meta[_AFTER_DASHES] = end > 0 and args[end - 1] == "--"
         rest: list[str] = super().parse_args(ctx, args)
         return rest
+
+    def _end_of_code(self, args: list[str]) -> int:
+        """The index behind the value of -c; 0 where there is none among the options."""
+        flags = {name for parameter in self.params if getattr(parameter, "is_flag", False) for name in parameter.opts}
+        index = 0
+        while index < len(args) and args[index].startswith("-") and args[index] not in ("-", "--"):
+            name, with_value, _ = args[index].partition("=")
+            attached = name.startswith("-c") and name != "-c"
+            index += 1 if with_value or attached or name in flags | {"-h", "--help"} else 2
+            if name == "-c" or attached or name == "--code":
+                return index if index <= len(args) else 0  # 0: CODE is missing, which the parser tells
+        return 0
 
 
 def _show_version(wanted: bool) -> None:

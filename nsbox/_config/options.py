@@ -31,7 +31,7 @@ class ExecutionOptions:
     """How one execution differs from what its sandbox gives; it may tighten a limit, never loosen it.
 
     Attributes:
-        language: None: what `detect_language` says, else the sandbox's runtime.
+        language: A name from `nsbox.RUNTIMES`; None: the sandbox's runtime.
         timeout: Wall clock in seconds, at least 0.001; None: the sandbox's.
         cpu_timeout: CPU time of the whole process tree in seconds, at least 0.001; None: the sandbox's.
         memory_limit_mb: MiB, at least 1; None: the sandbox's.

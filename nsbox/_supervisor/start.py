@@ -133,9 +133,7 @@ def receive(connection: socket.socket) -> tuple[wire.Record, list[int]]:
 def setup_error(record: wire.Record, subject: str) -> SetupError:
     """The failure in a record as an exception; `subject` is what the step was about."""
     error = SetupError(record.stage.label, record.error, os.strerror(record.error), subject)
-    error.add_note(f"step {record.index} of {record.stage.label}, see native/wire.h")
-    if record.stage is wire.Stage.LAUNCHER and record.error == 1:
-        error.add_note("the host may not let this user make user namespaces: `nsbox doctor` tells")
+    error.add_note(f"it was step {record.index} of {record.stage.label}; `nsbox doctor` tells what this host lacks")
     return error
 
 

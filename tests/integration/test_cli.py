@@ -178,6 +178,14 @@ def test_what_stands_behind_the_program_is_the_programs(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.decode()) == (0, f"{words} ''\n")
 
 
+def test_options_right_behind_the_code_are_the_programs_too() -> None:
+    """No word that starts with a dash is taken from it, and a value that looks like -c does not begin it."""
+    program = "import os, sys; print(os.environ['A'], sys.argv[1:])"
+    done = nsbox("run", "--env", "A=-c", "-c", program, "--timeout", "0.001", "-c", "--bogus")
+    assert (done.returncode, done.stdout.decode()) == (0, "-c ['--timeout', '0.001', '-c', '--bogus']\n"), done.stderr
+    assert nsbox("run", "-c").returncode == 2
+
+
 @pytest.mark.lane_unified
 def test_bytes_are_passed_on_exactly() -> None:
     """Every byte value, more than pipes hold, through stdin to stdout and stderr."""
