@@ -5,15 +5,30 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Callable
 
 import trio
 
-_SMALL = 64 * 1024  # a pipe as the kernel makes it
 _LARGE = 1 << 20  # the most that an unprivileged process gets, pipe(7); 2.5 times the throughput (measured)
-_BUFFER = 256 * 1024  # for such a pipe: faster than 64 KiB, and than 512 KiB, which leave the cache (measured)
+_BUFFER = 256 * 1024  # faster than 64 KiB, and than 512 KiB, which leave the cache (measured)
 _PAUSE = 0.001  # seconds after a tiny read: under a flood of tiny writes 16 % of a core instead of 97 (measured)
 _TINY = 4096
+
+
+_local = threading.local()
+
+
+def _shared_buffer() -> memoryview:
+    """One a thread: what is read into it is taken out before anybody else can run.
+
+    Made anew for each pump, its pages would be a good part of what a short execution costs here.
+    """
+    try:
+        return _local.buffer  # type: ignore[no-any-return]
+    except AttributeError:
+        _local.buffer = memoryview(bytearray(_BUFFER))
+        return _local.buffer  # type: ignore[no-any-return]
 
 
 class Budget:
@@ -55,7 +70,8 @@ class OutputPump:
         self._fd = fd
         self._budget = budget
         self._keep = keep
-        self._buffer = memoryview(bytearray(_SMALL))
+        self._buffer = _shared_buffer()
+        self._grown = False
         self.kept = bytearray()
 
     async def run(self) -> None:
@@ -97,11 +113,11 @@ class OutputPump:
             self.kept += self._buffer[:taken]
 
     def _grow(self) -> None:
-        """For a program that writes a lot: more room."""
-        if len(self._buffer) < _BUFFER:
+        """For a program that writes a lot: more room in the pipe."""
+        if not self._grown:
+            self._grown = True
             with contextlib.suppress(PermissionError):  # beyond the user's share, pipe-user-pages-soft: stay small
                 fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _LARGE)
-            self._buffer = memoryview(bytearray(_BUFFER))
 
 
 async def feed(fd: int, data: memoryview) -> None:
