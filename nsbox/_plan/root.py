@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nsbox._config import Mount, SandboxConfig
+from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 from nsbox._plan import hostfiles, users
 from nsbox._plan.identity import PROGRAM_ID
@@ -274,8 +274,3 @@ MOST_IN_MEMORY_MB = 1024
 def disk_backed(config: SandboxConfig) -> bool:
     """Whether what is written goes to an ext4 image on a loop device instead of a tmpfs."""
     return disk_limited(config) or config.resources.disk.quota_mb > MOST_IN_MEMORY_MB
-
-
-def mounts_of(config: SandboxConfig) -> tuple[Mount, ...]:
-    """The caller's mounts."""
-    return tuple(config.mounts)
