@@ -31,9 +31,7 @@ def program_source(directory: int, name: str, file_name: str, code: bytes) -> It
             _write(own, file_name, code)
             yield f"{SOURCE_DIRECTORY}/{name}/{file_name}"
         finally:
-            with contextlib.suppress(
-                OSError
-            ):  # it goes with the sandbox at the latest, and a result is not lost for it
+            with contextlib.suppress(OSError):  # gone with the sandbox at the latest: no result is lost for it
                 os.unlink(file_name, dir_fd=own)
             os.close(own)
     finally:

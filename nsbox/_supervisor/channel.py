@@ -203,12 +203,16 @@ class Channel:
             raise self._broken
         return self._answers.setdefault((type, id), Answer(on_settled))
 
-    def ask_ahead(self, type: wire.Down, id: int, parent: int, on_settled: Callable[[Answer], object]) -> None:
-        """Ask for something that nobody waits for. Where there is no room to send, or no launcher, it is not asked."""
-        if self._broken is None:
-            self.expect(type, id, on_settled)
-            if not self._try_to_send([wire.DOWN.pack(type, id, parent, 0, 0)], ()):
-                self._answers.pop((type, id), None)
+    def ask_ahead(self, type: wire.Down, id: int, parent: int, on_settled: Callable[[Answer], object]) -> bool:
+        """Ask for something that nobody waits for. False: not asked, for want of room to send or of a launcher."""
+        if self._broken is not None:
+            return False
+        self.expect(type, id, on_settled)
+        with contextlib.suppress(NetworkError):  # who waits for an answer is told already
+            if self._try_to_send([wire.DOWN.pack(type, id, parent, 0, 0)], ()):
+                return True
+        self._answers.pop((type, id), None)
+        return False
 
     def expect_start(self, id: int) -> Answer:
         """Prepare for `Up.STARTED` of an execution that is about to be sent."""

@@ -78,7 +78,6 @@ class Supervisor:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
-        self._owner = os.getpid()
         self._cells: dict[int, Cell] = {}
         self._kinds: OrderedDict[Hashable, tuple[int, TemplatePlan]] = OrderedDict()
         self._kept: set[int] = set()  # the numbers of the kinds above
@@ -215,7 +214,9 @@ class Supervisor:
                 self._ahead.pop(kind, None)
                 trio.lowlevel.spawn_system_task(self.destroy, cell)
 
-        self.channel.ask_ahead(wire.Down.CREATE, cell.id, kind, settled)
+        if not self.channel.ask_ahead(wire.Down.CREATE, cell.id, kind, settled):
+            self._cells.pop(cell.id, None)
+            self._ahead.pop(kind, None)
 
     def _take_ahead(self, kind: int) -> Cell | None:
         cell = self._ahead.get(kind)
