@@ -148,8 +148,7 @@ static int mount_tmpfs(struct builder *builder, const struct op *op, const char 
 	AUTO_CLOSE int mount = new_filesystem("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
 	if (mount < 0 || attach_mount(mount, builder->root, op->path) < 0)
 		return -1;
-	if (kept)
-		*kept = take_fd(&mount);
+	*kept = take_fd(&mount);
 	return 0;
 }
 
@@ -266,8 +265,6 @@ static int apply_op(struct builder *builder, const struct op *op)
 		return make_file(builder, op);
 	case OP_BIND:
 		return bind_host(builder, op);
-	case OP_TMPFS:
-		return mount_tmpfs(builder, op, op->arg, NULL);
 	case OP_PROC:
 		return mount_proc(builder, op);
 	case OP_DEVPTS:

@@ -120,7 +120,6 @@ enum op_kind {
 	OP_SYMLINK = 2,       /* path -> arg */
 	OP_FILE = 3,          /* path with content arg; a: mode */
 	OP_BIND = 4,          /* host path arg at path; flags: enum op_flag; a: st_dev, b: st_ino of what it must be */
-	OP_TMPFS = 5,         /* path; a: bytes, b: inodes, arg: octal mode */
 	OP_PROC = 6,          /* path */
 	OP_DEVPTS = 7,        /* path; a: most terminals, b: group inside */
 	OP_QUOTA_TMPFS = 8,   /* path; a: bytes, b: inodes; becomes the quota, whose root is for its owner alone */

@@ -13,7 +13,6 @@ class OperationKind(IntEnum):
     SYMLINK = 2
     FILE = 3
     BIND = 4
-    TMPFS = 5
     PROC = 6
     DEVPTS = 7
     QUOTA_TMPFS = 8
