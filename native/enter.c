@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -24,6 +25,7 @@ struct order {
 	struct reader rest;     /* behind what the launcher has read */
 	uint32_t uid, gid;
 	int stdio[3];
+	bool terminal;
 };
 
 static _Noreturn void give_up(const struct failure *failure)
@@ -70,6 +72,19 @@ static int keep_control(int control, struct failure *failure)
 	if (sys_close_range(CONTROL + 1, ~0u, 0) < 0)
 		return fail(failure, STAGE_STDIO, 1);
 	return 0;
+}
+
+/* A domain of its own, landlock(7): other executions of the sandbox can neither signal it nor see anything of it in
+ * /proc, its environment above all (ptrace(2), access mode checks). Kernels before 6.12 have no domain that takes no
+ * other right away: there nothing is separated, which the supervisor finds out by itself and reports. */
+static int separate_from_others(struct failure *failure)
+{
+	struct { uint64_t fs, net, scoped; } rules = { .scoped = 1u << 1 /* LANDLOCK_SCOPE_SIGNAL */ };
+	AUTO_CLOSE int domain = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+
+	if (domain < 0)
+		return 0;
+	return syscall(SYS_landlock_restrict_self, domain, 0) < 0 ? fail(failure, STAGE_CREDENTIALS, 6) : 0;
 }
 
 static int load_filter(const struct template *template, struct failure *failure)
@@ -121,6 +136,7 @@ static int receive_order(struct order *order, struct failure *failure)
 		return fail(failure, STAGE_PROTOCOL, 2);
 	memcpy(&down, packet, sizeof down);
 	memcpy(order->stdio, fds, sizeof order->stdio);
+	order->terminal = down.flags & EXEC_TERMINAL;
 	const char *bytes = packet + sizeof down;
 	if (fd_count == 4) {
 		bytes = mmap(NULL, down.payload_size, PROT_READ, MAP_PRIVATE, fds[3], 0);
@@ -132,7 +148,8 @@ static int receive_order(struct order *order, struct failure *failure)
 	return order->rest.bad ? fail(failure, STAGE_PROTOCOL, 4) : 0;
 }
 
-static long fork_here(struct failure *failure)
+/* The parent is left with CONTROL and, as its descriptor 0, with `kept`. */
+static long fork_here(int kept, struct failure *failure)
 {
 	long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
 
@@ -142,6 +159,8 @@ static long fork_here(struct failure *failure)
 	}
 	if (pid > 0) {
 		(void)sys_close_range(0, 2, 0); /* the pipes of the program, which only it may hold open */
+		if (kept >= 0)
+			(void)dup2(kept, 0); /* both are there: cannot fail */
 		(void)sys_close_range(CONTROL + 1, ~0u, 0);
 	}
 	return pid;
@@ -150,8 +169,13 @@ static long fork_here(struct failure *failure)
 /* Reaps until the program has ended, and says how; the kernel then kills what is left in the pid namespace. */
 static _Noreturn void be_init_of(pid_t program)
 {
-	struct child_message message = { .word = CHILD_EXITED };
+	struct child_message message = { .word = CHILD_RUNS };
+	char none;
 
+	while (read(0, &none, 1) < 0 && errno == EINTR)
+		; /* nothing is ever written: end of file is its exec, or its end */
+	(void)send_packet(CONTROL, &message, sizeof message, NULL, 0); /* no launcher, no one to tell */
+	message.word = CHILD_EXITED;
 	for (;;) {
 		pid_t ended = wait4(-1, &message.wait_status, 0, &message.usage);
 		if (ended == program) {
@@ -172,7 +196,7 @@ static void fork_into_own_namespace(struct failure *failure)
 		(void)fail(failure, STAGE_CLONE, 5);
 		give_up(failure);
 	}
-	long init = fork_here(failure);
+	long init = fork_here(-1, failure);
 	if (init > 0) {
 		(void)waitpid((pid_t)init, NULL, 0); /* it has told itself how the program ended */
 		_exit(0);
@@ -180,7 +204,12 @@ static void fork_into_own_namespace(struct failure *failure)
 	struct pollfd parent = { .fd = self, .events = POLLIN };
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || poll(&parent, 1, 0) != 0)
 		_exit(1); /* the parent was killed before it could be tied to it */
-	long program = fork_here(failure);
+	int until_exec[2];
+	if (pipe2(until_exec, O_CLOEXEC) < 0) {
+		(void)fail(failure, STAGE_CLONE, 6);
+		give_up(failure);
+	}
+	long program = fork_here(until_exec[0], failure);
 	if (program > 0)
 		be_init_of((pid_t)program);
 }
@@ -191,6 +220,12 @@ static int take_stdio(const int *stdio, struct failure *failure)
 		if (dup2(stdio[i], i) < 0)
 			return fail(failure, STAGE_STDIO, 2 + i);
 	return 0;
+}
+
+static int take_terminal(struct failure *failure)
+{
+	(void)setsid(); /* leads a session already, unless it is the child of an init of its own */
+	return ioctl(0, TIOCSCTTY, 0) < 0 ? fail(failure, STAGE_STDIO, 7) : 0;
 }
 
 static int set_rlimits(struct reader *reader, struct failure *failure)
@@ -258,7 +293,8 @@ static int become_program(const struct template *template, struct order *order, 
 
 	(void)sigemptyset(&none);
 	(void)umask(022);
-	if (take_stdio(order->stdio, failure) < 0 || set_rlimits(reader, failure) < 0)
+	if (take_stdio(order->stdio, failure) < 0 || (order->terminal && take_terminal(failure) < 0)
+	    || set_rlimits(reader, failure) < 0)
 		return -1;
 	const char *directory = read_string(reader), *search = read_string(reader);
 	char **argv = read_strings(reader), **envp = read_strings(reader);
@@ -296,7 +332,7 @@ _Noreturn void enter_sandbox(const struct entrance *entrance)
 	int joined = join_cell(entrance, &failure);
 	if (keep_control(control, &failure) < 0)
 		_exit(127);
-	if (joined < 0 || (early && load_filter(template, &failure) < 0)
+	if (joined < 0 || separate_from_others(&failure) < 0 || (early && load_filter(template, &failure) < 0)
 	    || receive_order(&order, &failure) < 0)
 		give_up(&failure);
 	if (own_init)

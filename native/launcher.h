@@ -133,6 +133,7 @@ struct task {
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
+	bool tell_start;
 	bool reported;
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
 	pid_t pid;
@@ -251,7 +252,8 @@ int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
 /* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
 int empty_bounding_set(struct failure *failure);
 
-enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6 };
+enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6,
+                  CHILD_RUNS = 7 };
 struct child_message {
 	uint32_t word;
 	struct failure failure;

@@ -166,8 +166,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->oom_check_at = deadline_first_oom_check(launcher, task->started_at);
 	task->state = TASK_STARTING;
 	/* What it says from here on is heard when it has ended: waking up for it would only take time from the program. Not
-	 * so where the filter, and with it the descriptor that tells of violations, is still to come. */
-	if (task->listener.fd >= 0)
+	 * so where somebody wants to know, or where the filter, and with it the descriptor that tells of violations, is still
+	 * to come. */
+	task->tell_start = down->flags & EXEC_TELL_START;
+	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
 	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
@@ -205,11 +207,19 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
-	else if (down->flags & EXEC_TELL_START)
+}
+
+/* Its exec has closed what it held open, or it has died since. */
+static void runs(struct launcher *launcher, struct task *task)
+{
+	if (task->state != TASK_STARTING || !task->execs || task->failure.stage)
+		return;
+	task->state = TASK_RUNNING;
+	if (task->tell_start)
 		tell(launcher, &(struct up){ .type = UP_STARTED, .of = DOWN_EXEC, .id = task->id }, &task->pidfd, 1);
 }
 
-/* What the process says on its way. End of file after CHILD_EXECS: exec has closed the socket, or it has died since. */
+/* What the process says on its way. */
 static void hear(struct launcher *launcher, struct task *task)
 {
 	struct child_message message;
@@ -219,8 +229,7 @@ static void hear(struct launcher *launcher, struct task *task)
 
 	if (length != sizeof message) {
 		unwatch(launcher, &task->control);
-		if (task->state == TASK_STARTING && task->execs)
-			task->state = TASK_RUNNING;
+		runs(launcher, task);
 		return;
 	}
 	switch ((enum child_word)message.word) {
@@ -243,6 +252,9 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_EXECS:
 		task->execs = true;
+		break;
+	case CHILD_RUNS:
+		runs(launcher, task);
 		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
