@@ -342,10 +342,10 @@ class AsyncSandbox(SandboxProperties):
         await self._route.call(self._core.environment.delete, key)
 
     def _find_handlers(self) -> Handlers:
-        """Called when the first event is delivered, when it is known where this sandbox lives."""
+        """Called when an event is delivered, when it is known where this sandbox lives."""
         if self._handlers is None:
-            loop = self._route.loop
-            self._handlers = TrioHandlers(self._report) if loop is None else AsyncioHandlers(self._report, loop)
+            asynchronous = self._route.loop is not None
+            self._handlers = AsyncioHandlers(self._report, self._route) if asynchronous else TrioHandlers(self._report)
         return self._handlers
 
     def _report(self, kind: type[Event], **fields: Any) -> None:
