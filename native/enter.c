@@ -187,6 +187,22 @@ static _Noreturn void be_init_of(pid_t program)
 	}
 }
 
+/* The launcher kills init, not this process: the kernel lets init end only when everything in its namespace is dead
+ * (pid_namespaces(7)), so this process' end says that all of it is. */
+static _Noreturn void wait_for_init(pid_t init)
+{
+	struct child_message message = { .word = CHILD_INIT };
+	int status = 0, pidfd = (int)syscall(SYS_pidfd_open, init, 0);
+
+	if (pidfd < 0 || send_packet(CONTROL, &message, sizeof message, &pidfd, 1) < 0)
+		_exit(1); /* init dies with this process */
+	while (waitpid(init, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFSIGNALED(status))
+		(void)kill(getpid(), SIGKILL); /* killed, as it was; else it has told itself how the program ended */
+	_exit(0);
+}
+
 /* Without a cgroup to kill by, a pid namespace does it, made by join_cell: the first process that is born into it is its
  * init, and takes all with it. This process, whom the launcher knows, waits outside of it, and init dies with this one. */
 static void fork_into_own_namespace(struct failure *failure)
@@ -197,10 +213,8 @@ static void fork_into_own_namespace(struct failure *failure)
 		give_up(failure);
 	}
 	long init = fork_here(-1, failure);
-	if (init > 0) {
-		(void)waitpid((pid_t)init, NULL, 0); /* it has told itself how the program ended */
-		_exit(0);
-	}
+	if (init > 0)
+		wait_for_init((pid_t)init);
 	struct pollfd parent = { .fd = self, .events = POLLIN };
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || poll(&parent, 1, 0) != 0)
 		_exit(1); /* the parent was killed before it could be tied to it */

@@ -138,6 +138,7 @@ struct task {
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
 	pid_t pid;
 	int pidfd;
+	int init;               /* pidfd of the init of its own that the process cloned has, else -1 */
 	struct failure failure;
 	enum kill_reason reason;
 	int wait_status;
@@ -253,7 +254,7 @@ int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
 int empty_bounding_set(struct failure *failure);
 
 enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6,
-                  CHILD_RUNS = 7 };
+                  CHILD_RUNS = 7, CHILD_INIT = 8 };
 struct child_message {
 	uint32_t word;
 	struct failure failure;

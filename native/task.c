@@ -99,6 +99,7 @@ static void release(struct launcher *launcher, struct task *task)
 	unwatch(launcher, &task->control);
 	unwatch(launcher, &task->listener);
 	drop_fd(&task->pidfd);
+	drop_fd(&task->init);
 	free(task);
 }
 
@@ -113,7 +114,7 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 	}
 	*task = (struct task){
 		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
-		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .violation_number = -1,
+		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .init = -1, .violation_number = -1,
 	};
 	task->next = launcher->tasks;
 	launcher->tasks = task;
@@ -223,9 +224,9 @@ static void runs(struct launcher *launcher, struct task *task)
 static void hear(struct launcher *launcher, struct task *task)
 {
 	struct child_message message;
-	int listener = -1;
+	int passed = -1;
 	unsigned fd_count;
-	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &listener, 1, &fd_count);
+	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &passed, 1, &fd_count);
 
 	if (length != sizeof message) {
 		unwatch(launcher, &task->control);
@@ -238,7 +239,7 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_LISTENER:
 		if (fd_count == 1 && task->listener.fd < 0) {
-			task->listener = (struct source){ .ready = listener_ready, .fd = take_fd(&listener) };
+			task->listener = (struct source){ .ready = listener_ready, .fd = take_fd(&passed) };
 			if (watch(launcher, &task->listener) < 0) {
 				(void)fail(&task->failure, STAGE_FILTER, 2);
 				task_kill(launcher, task, REASON_NONE);
@@ -256,11 +257,15 @@ static void hear(struct launcher *launcher, struct task *task)
 	case CHILD_RUNS:
 		runs(launcher, task);
 		break;
+	case CHILD_INIT:
+		if (fd_count == 1 && task->init < 0)
+			task->init = take_fd(&passed);
+		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
 		break; /* PID 1's words */
 	}
-	drop_fd(&listener);
+	drop_fd(&passed);
 }
 
 static void control_ready(struct launcher *launcher, struct source *source, uint32_t events)
@@ -304,11 +309,13 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 	if (task->reason == REASON_NONE && !task->reaped)
 		task->reason = reason;
 	task->killed = true;
+	while (look(&task->control, POLLIN)) /* its init's name may be in there */
+		hear(launcher, task);
 	task_path(task, at);
 	/* The main process first, and apart: cgroup.kill may have to wait for who else moves processes on this host. One that
 	 * is gone already is no error: SIGCHLD is on its way. */
 	if (!task->reaped && task->pidfd >= 0)
-		(void)sys_pidfd_send_signal(task->pidfd, SIGKILL);
+		(void)sys_pidfd_send_signal(task->init >= 0 ? task->init : task->pidfd, SIGKILL);
 	(void)cgroup_kill(launcher, task->cell->template->hierarchies, at);
 }
 

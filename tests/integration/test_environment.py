@@ -4,8 +4,6 @@ import pytest
 
 import nsbox
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 
 def test_a_change_holds_from_the_next_execution_on() -> None:
     """Set, set several, get, delete; an execution's own variables come over them and vanish with it."""

@@ -11,8 +11,6 @@ import trio
 import nsbox
 from nsbox import SandboxStatus, Verdict
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 S = SandboxStatus
 
 
@@ -35,6 +33,7 @@ def recorded(sandbox: nsbox.Sandbox) -> list[str]:
 
 
 @pytest.mark.lane_unified
+@pytest.mark.needs_cgroups
 def test_the_events_of_a_life_come_in_order_and_once() -> None:
     """Every transition, and between them what happened; the last is Terminated."""
     sandbox = nsbox.Sandbox()
@@ -227,6 +226,7 @@ def test_what_happens_is_logged_at_debug(caplog: pytest.LogCaptureFixture) -> No
     assert any("terminated" in line for line in lines)
 
 
+@pytest.mark.needs_cgroups
 def test_a_verdict_is_told_by_its_cause_and_then_as_failed() -> None:
     """A timeout, a memory excess, a full disk and a filter's kill each have an event of their own before the last."""
     found: list[str] = []

@@ -11,8 +11,6 @@ from watching import Bell, programs
 import nsbox
 from nsbox import Verdict
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 
 def read_until(process: nsbox.BlockingProcess, wanted: bytes) -> bytes:
     """What a program writes, up to some text; an end before it fails the test."""
@@ -129,6 +127,7 @@ def test_the_limits_hold_for_it() -> None:
         assert sandbox.shell("true").ok
 
 
+@pytest.mark.needs_cgroups
 def test_it_goes_on_after_a_suspension(tmp_path: Path) -> None:
     """Its streams stay open, what was written meanwhile is read afterwards, and its clock stood still."""
     bell = Bell(tmp_path)

@@ -10,8 +10,6 @@ from watching import Bell, programs, until
 import nsbox
 from nsbox import Verdict
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 
 def content(events: list[nsbox.Event], stream: str) -> str:
     """What was written to one of the two."""
