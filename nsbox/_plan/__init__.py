@@ -9,10 +9,10 @@ template     everything that sandboxes of one kind have in common
 execution    everything about one execution
 """
 
-from nsbox._plan.execution import ExecutionPlan, plan_execution
+from nsbox._plan.execution import ExecutionPlan, plan_execution, search_path
 from nsbox._plan.identity import PROGRAM_ID, IdMap
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
-from nsbox._plan.root import SOURCE_DIRECTORY
+from nsbox._plan.root import SOURCE_DIRECTORY, host_trees
 from nsbox._plan.template import TemplatePlan, disk_backed, plan_template
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "OperationKind",
     "TemplatePlan",
     "disk_backed",
+    "host_trees",
     "plan_execution",
     "plan_template",
+    "search_path",
 ]

@@ -80,7 +80,7 @@ def plan_execution(
     """
     user = find_user(options.user, passwd, ids)
     environment = {
-        "PATH": _search_path(config),
+        "PATH": search_path(config),
         "HOME": user.home if user != DEFAULT_USER else DEFAULT_USER.home,
         "USER": user.name,
         "LOGNAME": user.name,
@@ -103,7 +103,7 @@ def plan_execution(
     )
 
 
-def _search_path(config: SandboxConfig) -> str:
+def search_path(config: SandboxConfig) -> str:
     """The application's interpreter first: `python3` in a sandbox on the host's root is the one that runs nsbox."""
     if config.rootfs != "host":
         return _SYSTEM_PATH
