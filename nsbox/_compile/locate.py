@@ -48,7 +48,7 @@ def find_program(config: SandboxConfig, name: str, search: str) -> Program | Lit
     view = _view(config.rootfs, tuple(config.mounts), config.working_directory)
     unsure = False
     for candidate in [name] if "/" in name else [f"{part}/{name}" for part in search.split(":")]:
-        if not candidate.startswith("/") or any(hostfiles.is_below(candidate, own) for own in view.own):
+        if not view.knows(candidate):
             unsure = True
             continue
         outside = view.resolve(candidate)
@@ -76,14 +76,18 @@ class _View:
 
     def __init__(self, rootfs: str | Path, mounts: tuple[Mount, ...], working_directory: str) -> None:
         mounted = {mount.target: os.path.realpath(mount.source) for mount in mounts}
-        self.own = tuple(
-            own for own in (*_OWN, working_directory) if not any(hostfiles.is_below(one, own) for one in mounted)
-        )
+        self._own = (*_OWN, working_directory)
         if rootfs == "host":
             prefixes = {path: entry.path for path, entry in hostfiles.interpreter_prefixes()}
             self._trees = {**{path: path for path in host_trees()}, **prefixes, **mounted}
         else:
             self._trees = {"/": os.path.realpath(rootfs), **mounted}
+
+    def knows(self, path: str) -> bool:
+        """Whether what is at `path` is of the host, if anything is; else the sandbox's own processes may write there."""
+        own = max((len(own) for own in self._own if hostfiles.is_below(path, own)), default=0)
+        shown = max((len(tree) for tree in self._trees if hostfiles.is_below(path, tree)), default=0)
+        return path.startswith("/") and (own == 0 or shown > own)
 
     def resolve(self, path: str) -> str | None:
         """Follow links as they are followed inside; None: there is no such file."""
