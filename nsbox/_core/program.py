@@ -14,7 +14,9 @@ from nsbox._core.compiling import Job, compile_program
 from nsbox._core.output import OutputSink
 from nsbox._core.toolchain import missing_toolchain
 from nsbox._errors import ProgramNotFoundError, ProgramStartError
+from nsbox._events import StateChanged
 from nsbox._results import Execution
+from nsbox._states import SandboxStatus
 from nsbox._supervisor.execution import Order, Outcome, run_execution
 from nsbox._verdict import KillReason, Observation
 
@@ -70,6 +72,7 @@ async def run_program(core: SandboxCore, running: Running, program: Program, ord
         try:
             with running.compiling as scope:
                 compiled = await compile_program(core, program)
+                await _wait_resumed(core)
             if scope.cancelled_caught:
                 return _without_program(order, KillReason.CANCELLED)
         finally:
@@ -88,6 +91,17 @@ async def run_program(core: SandboxCore, running: Running, program: Program, ord
             raise missing_toolchain(runtime, exc.path) from exc
         raise
     return dataclasses.replace(outcome, notes=notes) if notes else outcome
+
+
+async def _wait_resumed(core: SandboxCore) -> None:
+    """A sandbox that was suspended while its program was compiled starts it when it goes on."""
+    while core.status is SandboxStatus.SUSPENDED:
+        changed = trio.Event()
+        unsubscribe = core.emitter.subscribe(StateChanged, lambda _, changed=changed: changed.set())
+        try:
+            await changed.wait()
+        finally:
+            unsubscribe()
 
 
 def _without_program(order: Order, reason: KillReason, text: str = "") -> Outcome:

@@ -189,7 +189,7 @@ def _sandbox() -> Iterator[nsbox.Sandbox]:
 
 @pytest.mark.parametrize("language", languages())
 def test_a_program_reads_writes_and_exits(sandbox: nsbox.Sandbox, language: str) -> None:
-    """stdin, arguments, stdout and the exit code are the program's, whatever compiled it, and so it is a second time."""
+    """stdin, arguments, stdout and the exit code are the program's, whatever compiled it, and a second time, too."""
     for _ in range(2):
         result = sandbox.execute(SUMS[language], language=language, stdin="1 2\n39\n", arguments=["a", "b c"])
         assert result.stdout == "42 a b c\n", result
@@ -269,9 +269,11 @@ def test_a_compiler_that_takes_too_long_is_stopped() -> None:
         "g++", "-fconstexpr-ops-limit=100000000000", "-fconstexpr-loop-limit=1000000000", "-fconstexpr-cache-depth=1",
         "-o", "{output}/program", "{source}",
     ])  # fmt: skip
-    code = "constexpr int g() { int s = 1; for (int i = 0; i < 999999999; i++) s ^= i & 2; return s; }\n" + (
-        "static_assert(g() >= 0);\nint main() {}"
-    )
+    code = """
+constexpr int g() { int s = 1; for (int i = 0; i < 999999999; i++) s ^= i & 2; return s; }
+static_assert(g() >= 0);
+int main() {}
+"""
     with nsbox.Sandbox(timeout=20) as sandbox:
         result = sandbox.execute(code, language=runtime)
         assert result.verdict is Verdict.COMPILE_ERROR
@@ -285,7 +287,7 @@ def test_what_a_program_leaves_behind_does_not_reach_a_compiler(sandbox: nsbox.S
     plant = """
 printf '#define ANSWER 666\\n' > /workspace/answer.h; mkdir -p /tmp/x; cp /workspace/answer.h /tmp/
 printf 'x' > /home/user/.gccrc
-echo '#include "answer.h"\nint main(void) { return ANSWER != 666; }' > /workspace/a.c && gcc -o /workspace/a /workspace/a.c
+echo '#include "answer.h"\nint main(void) { return ANSWER != 666; }' > a.c && gcc -o a a.c
 """
     assert sandbox.shell(plant).ok
     assert sandbox.shell("./a").ok  # the header is there
@@ -304,15 +306,17 @@ def test_a_program_cannot_change_what_was_compiled(sandbox: nsbox.Sandbox) -> No
 #include <unistd.h>
 int main(int argc, char **argv)
 {
-    printf("%d %d %d\n", open(argv[0], O_RDONLY) >= 0, open(argv[0], O_WRONLY) < 0 ? errno : 0, unlink(argv[0]) ? errno : 0);
+    int written = open(argv[0], O_WRONLY) < 0 ? errno : 0;
+    int removed = unlink(argv[0]) ? errno : 0;
+    printf("%d %d %d\n", open(argv[0], O_RDONLY) >= 0, written, removed);
     return 0;
 }
 """
     for _ in range(2):
         seen = sandbox.execute(code, language="c").stdout.split()
         assert seen[0] == "1"
-        assert seen[1] in ("26", "30")  # ETXTBSY, EROFS
-        assert seen[2] == "30"
+        assert seen[1] in ("13", "26", "30")  # EACCES, ETXTBSY, EROFS
+        assert seen[2] in ("13", "30")
     assert sandbox.shell("ls -A /run/nsbox").stdout == ""
 
 
@@ -338,7 +342,10 @@ def test_a_runtime_of_the_caller_s_own(tmp_path: Path) -> None:
     text = """
 name = "upper"
 file_name = "main.up"
-compile = ["sh", "-c", "test -s {source} && tr a-z A-Z < {source} > {output}/out && echo '{cpus} {memory_mb}' >> {output}/out"]
+compile = [
+    "sh", "-c",
+    "test -s {source} && tr a-z A-Z < {source} > {output}/out && echo '{cpus} {memory_mb}' >> {output}/out",
+]
 run = ["sh", "-c", "cat {output}/out; echo $SEEN $PWD", "{source}"]
 packages = ["upper-tools"]
 [environment]
@@ -359,11 +366,11 @@ SEEN = "{directory}"
 
 def test_a_toolchain_that_is_missing_is_named_with_its_package(sandbox: nsbox.Sandbox) -> None:
     """Before anything is run, for compilers and interpreters alike; the sandbox lives."""
-    for name, fields in {"compiled": {"compile": ["nosuchcompiler"]}, "interpreted": {}}.items():
+    for compiler in (["nosuchcompiler"], None):
         runtime = nsbox.Runtime(
-            name=name, file_name="x", run=["nosuchinterpreter"], packages=["such-package"], **fields
+            name="odd", file_name="x", compile=compiler, run=["nosuchinterpreter"], packages=["such-package"]
         )
-        with pytest.raises(nsbox.UnsupportedHostError, match=r"nosuch.*apt-get install such-package") as caught:
+        with pytest.raises(nsbox.UnsupportedHostError, match=r"(?s)nosuch.*apt-get install such-package") as caught:
             sandbox.execute("x", language=runtime)
         assert caught.value.missing[0].startswith("nosuch")
     assert sandbox.execute("print(1)").ok
@@ -372,9 +379,12 @@ def test_a_toolchain_that_is_missing_is_named_with_its_package(sandbox: nsbox.Sa
 @pytest.mark.needs_tool("gcc")
 def test_a_compiler_that_makes_no_program_is_a_compile_error(sandbox: nsbox.Sandbox) -> None:
     """Nothing, a directory, a link, a file that may not be executed, and one that no kernel starts."""
-    for command in ("true", "mkdir {output}/p", "ln -s /bin/true {output}/p", "echo > {output}/p", "mkfifo {output}/p",
-                    "printf '\\177ELF' > {output}/p; chmod 755 {output}/p", "printf '#!/no' > {output}/p; chmod 755 {output}/p",
-                    "seq 1000 | (cd {output} && xargs touch)", "chmod 0 {output}; true"):  # fmt: skip
+    commands = (
+        "true", "mkdir {output}/p", "ln -s /bin/true {output}/p", "echo > {output}/p", "mkfifo {output}/p",
+        "printf '\\177ELF' > {output}/p; chmod 755 {output}/p", "printf '#!/no' > {output}/p; chmod 755 {output}/p",
+        "seq 1000 | (cd {output} && xargs touch)",
+    )  # fmt: skip
+    for command in commands:
         runtime = nsbox.Runtime(name="odd", file_name="x", compile=["sh", "-c", command], run=["{output}/p"])
         result = sandbox.execute("x", language=runtime)
         assert result.verdict is Verdict.COMPILE_ERROR, (command, result)
@@ -395,7 +405,7 @@ def test_one_execution_is_one_pair_of_events(sandbox: nsbox.Sandbox) -> None:
     assert "nothing" in seen[1].content
     assert sandbox.metadata.total_executions == 2
     stream = sandbox.execute_stream('#include <stdio.h>\nint main(void) { puts("x"); }', language="c")
-    assert "".join(event.content for event in stream if event.name == "execution_output") == "x\n"
+    assert "".join(event.content for event in stream if isinstance(event, nsbox.ExecutionOutput)) == "x\n"
     assert stream.result.evidence["compile_cache"] == "hit"
 
 
@@ -413,7 +423,7 @@ def test_a_text_runs_in_what_it_is_written_in() -> None:
 
 
 def test_bad_texts_are_the_interpreter_s_to_refuse(sandbox: nsbox.Sandbox) -> None:
-    """NUL bytes, lone surrogates, no text at all and megabytes: a verdict each, or a clear error, and the sandbox lives."""
+    """NUL, lone surrogates, no text at all, megabytes: a verdict each, or a clear error, and the sandbox lives."""
     for language in ("bash", "python", "c"):
         for code in ("\0", "\ud800", "", "(" * 100_000, "é" * 500_000):
             result: ExecutionResult = sandbox.execute(code, language=language)
@@ -453,10 +463,10 @@ def _changed(runtime: nsbox.Runtime, **fields: Any) -> nsbox.Runtime:
     return dataclasses.replace(runtime, **fields)
 
 
-def test_doctor_lists_the_languages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_lists_the_languages(capfd: pytest.CaptureFixture[str]) -> None:
     """All nine, each with its version or what brings it."""
     doctor(as_json=True, self_test=False)
-    found = {language["name"]: language for language in json.loads(capsys.readouterr().out)["languages"]}
+    found = {language["name"]: language for language in json.loads(capfd.readouterr().out)["languages"]}
     assert list(found) == list(nsbox.RUNTIMES)
     for language in found.values():
         assert language["found"]
