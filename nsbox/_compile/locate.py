@@ -84,7 +84,7 @@ class _View:
             self._trees = {"/": os.path.realpath(rootfs), **mounted}
 
     def knows(self, path: str) -> bool:
-        """Whether what is at `path` is of the host, if anything is; else the sandbox's own processes may write there."""
+        """Whether what is at `path` is of the host, if anything is; else only the sandbox itself knows."""
         own = max((len(own) for own in self._own if hostfiles.is_below(path, own)), default=0)
         shown = max((len(tree) for tree in self._trees if hostfiles.is_below(path, tree)), default=0)
         return path.startswith("/") and (own == 0 or shown > own)

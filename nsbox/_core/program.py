@@ -97,7 +97,11 @@ async def _wait_resumed(core: SandboxCore) -> None:
     """A sandbox that was suspended while its program was compiled starts it when it goes on."""
     while core.status is SandboxStatus.SUSPENDED:
         changed = trio.Event()
-        unsubscribe = core.emitter.subscribe(StateChanged, lambda _, changed=changed: changed.set())
+
+        def note(_: StateChanged, changed: trio.Event = changed) -> None:
+            changed.set()
+
+        unsubscribe = core.emitter.subscribe(StateChanged, note)
         try:
             await changed.wait()
         finally:
