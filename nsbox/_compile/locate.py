@@ -33,6 +33,11 @@ class Program:
     outside: str
     identity: str
 
+    def is_as_it_was(self) -> bool:
+        """Whether the file has neither been replaced nor edited since."""
+        status = _status(self.outside)
+        return status is not None and _identity(status) == self.identity
+
 
 def find_program(config: SandboxConfig, name: str, search: str) -> Program | Literal["unknown"] | None:
     """Look for a program as execvp(3) in a sandbox would.
@@ -54,9 +59,12 @@ def find_program(config: SandboxConfig, name: str, search: str) -> Program | Lit
         outside = view.resolve(candidate)
         status = _status(outside) if outside is not None else None
         if outside is not None and status is not None and stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
-            identity = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
-            return Program(inside=candidate, outside=outside, identity=identity)
+            return Program(inside=candidate, outside=outside, identity=_identity(status))
     return UNKNOWN if unsure else None
+
+
+def _identity(status: os.stat_result) -> str:
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
 
 
 def _status(path: str) -> os.stat_result | None:

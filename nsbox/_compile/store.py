@@ -17,8 +17,11 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from nsbox._compile.built import MOST_BYTES, MOST_FILES, BuiltFile, copy_tree
@@ -32,6 +35,8 @@ _STALE_SECONDS = 3600.0
 _KINDS = ("built", "prepared", "notes")
 _LONGEST_NOTE = 4096
 _LARGEST_HEADER = 1 << 20
+_RECENT_BYTES = 16 << 20
+"""Of programs that are kept in memory, too: one is often run on many inputs."""
 
 
 def open_store() -> Store:
@@ -48,7 +53,12 @@ def open_store() -> Store:
     directory = os.environ.get("NSBOX_CACHE_DIR") or _default_directory()
     if not os.path.isabs(directory):
         raise ConfigError(f"NSBOX_CACHE_DIR={directory!r}: must be an absolute path")
-    return Store(Path(directory), int(text) << 20)
+    return _store(directory, int(text) << 20)
+
+
+@lru_cache(maxsize=8)
+def _store(directory: str, bound: int) -> Store:
+    return Store(Path(directory), bound)
 
 
 def _default_directory() -> str:
@@ -69,8 +79,31 @@ class Store:
     def __init__(self, directory: Path, bound: int) -> None:
         self.directory = directory
         self.bound = bound
+        self._recent: OrderedDict[str, list[BuiltFile]] = OrderedDict()
+        self._recent_bytes = 0
+        self._lock = threading.Lock()
 
     # ------------------------------------------------------------ compiled programs
+
+    def recent(self, key: str) -> list[BuiltFile] | None:
+        """A compiled program that this process has used lately, from memory: does not block."""
+        with self._lock:
+            found = self._recent.get(key)
+            if found is not None:
+                self._recent.move_to_end(key)
+            return found
+
+    def _remember(self, key: str, files: Sequence[BuiltFile]) -> None:
+        size = sum(len(file.content) for file in files)
+        if size > min(_RECENT_BYTES // 4, self.bound):
+            return
+        with self._lock:
+            if key not in self._recent:
+                self._recent_bytes += size
+            self._recent[key] = list(files)
+            while self._recent_bytes > _RECENT_BYTES:
+                _, oldest = self._recent.popitem(last=False)
+                self._recent_bytes -= sum(len(file.content) for file in oldest)
 
     def get(self, key: str) -> list[BuiltFile] | None:
         """A compiled program; None: it is not there, or damaged."""
@@ -88,6 +121,8 @@ class Store:
         if found is None:
             with contextlib.suppress(OSError):
                 path.unlink()
+        else:
+            self._remember(key, found)
         return found
 
     def put(self, key: str, files: Sequence[BuiltFile]) -> str:
@@ -110,6 +145,7 @@ class Store:
         except OSError as exc:
             return f"{exc.filename or self.directory}: {exc.strerror or exc}"
         self.make_room()
+        self._remember(key, files)
         return ""
 
     # ------------------------------------------------------------ what is prepared once

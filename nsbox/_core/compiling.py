@@ -12,10 +12,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 import trio
@@ -66,12 +67,23 @@ _PREPARE_MEMORY_MB, _PREPARE_SECONDS = 2560, 300.0
 _OUTPUT_MB = 1.0
 _OPEN_FILES = 256
 _VERSION_SECONDS = 20.0
+_FRESH_SECONDS = 1.0
+_MOST_TOOLCHAINS = 64
 _LONGEST_NOTE = 1000  # characters
 
 _locks: trio.lowlevel.RunVar[WeakValueDictionary[str, trio.Lock]] = trio.lowlevel.RunVar("nsbox compilations")
+_toolchains: dict[Hashable, _Toolchain] = {}
+"""What was looked for on the host in the last second: where in PATH a program is does not change that often."""
 _versions: dict[str, str] = {}
 _unprepared: dict[str, str] = {}
 """What could not be prepared in this process, and why; it is not tried for every program again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Toolchain:
+    toolchain: str
+    program: Program
+    until: float
 
 
 class _Silent:
@@ -151,6 +163,10 @@ class _Compilation:
     async def _run(self) -> Outcome | None:
         toolchain = await self._toolchain()
         key = self._key(toolchain)
+        recent = self._store.recent(key)
+        if recent is not None:
+            self._take(recent)
+            return None
         async with _alone(f"{self._store.directory}/{key}"):  # who waits for the same finds it in the store then
             if await trio.to_thread.run_sync(self._take_kept, key):
                 return None
@@ -172,9 +188,12 @@ class _Compilation:
         files = self._store.get(key)
         if files is None:
             return False
+        self._take(files)
+        return True
+
+    def _take(self, files: Sequence[BuiltFile]) -> None:
         self._job.place.add_built(files)
         self._notes["compile_cache"] = "hit"
-        return True
 
     def _take_new(self, cell: Cell, config: SandboxConfig, key: str) -> str:
         """Why what the compiler left is not a program; "" if it is one."""
@@ -205,13 +224,27 @@ class _Compilation:
     async def _toolchain(self) -> str:
         """What tells this toolchain, in this root, from another."""
         runtime, config = self._runtime, self._core.config
+        asked = (config.rootfs, config.mounts, config.working_directory, runtime, self._search())
+        seen = _toolchains.get(asked)
+        if seen is not None and seen.until > time.monotonic() and seen.program.is_as_it_was():
+            return seen.toolchain
         argv = runtime.version or (runtime.compile or runtime.run)[:1]
-        found = find_program(config, argv[0], self._search())
-        if found is None:
+        program = find_program(config, argv[0], self._search())
+        if program is None:
             raise missing_toolchain(runtime, argv[0])
+        toolchain = await self._describe(argv, program)
+        if isinstance(program, Program):
+            while len(_toolchains) >= _MOST_TOOLCHAINS:
+                _toolchains.pop(next(iter(_toolchains)))
+            until = time.monotonic() + _FRESH_SECONDS
+            _toolchains[asked] = _Toolchain(toolchain=toolchain, program=program, until=until)
+        return toolchain
+
+    async def _describe(self, argv: Sequence[str], program: Program | Literal["unknown"]) -> str:
+        runtime, config = self._runtime, self._core.config
         root = [config.rootfs if config.rootfs == "host" else _identity(str(config.rootfs)), os.uname().machine]
         mounts = [(mount.target, _identity(str(mount.source))) for mount in config.mounts]
-        identity = found.identity if isinstance(found, Program) else UNKNOWN
+        identity = program.identity if isinstance(program, Program) else UNKNOWN
         place = _hash([root, mounts, identity, list(argv), sorted(runtime.environment.items())])
         version = await self._version(place, argv) if runtime.version else ""
         return _hash([place, version])

@@ -17,7 +17,6 @@ _RUN = re.compile(r"(?:[-+~] ?|not |await |lambda: ?|\*\* ?-? ?){100}|(?:\.\w+|\
 _STATEMENTS = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.For, ast.AsyncFor, ast.While,
     ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Global, ast.Nonlocal, ast.Assert, ast.Raise, ast.Delete, ast.Match,
-    ast.AnnAssign,
 )  # fmt: skip
 _EXPRESSIONS = (
     ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.JoinedStr, ast.IfExp, ast.BoolOp,

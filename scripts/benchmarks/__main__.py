@@ -11,6 +11,7 @@ import trio
 
 from nsbox import AsyncSandbox
 from scripts.benchmarks.deadline import deadline
+from scripts.benchmarks.languages import header, known
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
 from scripts.benchmarks.peers import missing_peer
@@ -26,6 +27,8 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "deadline": deadline,
     "stream": stream,
     "scale": scale,
+    "known": known,
+    "header": header,
 }
 
 

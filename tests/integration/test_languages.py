@@ -231,6 +231,7 @@ def test_a_runtime_that_reserves_much_meets_the_memory_limit_when_it_uses_much(l
         assert result.stdout.split()[1] in ("1", "true")  # the sandbox's CPU, not the machine's two
 
 
+@pytest.mark.needs_cgroups
 @pytest.mark.parametrize("language", languages("javascript", "go", "java", "rust"))
 def test_a_runtime_starts_in_the_smallest_usual_sandbox(language: str) -> None:
     """64 MiB and 32 processes are enough for each, though they reserve gigabytes and start many threads."""

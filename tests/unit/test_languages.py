@@ -18,6 +18,7 @@ PROGRAMS = Path(__file__).parent.parent / "programs"
 LEAST_RIGHT = 0.97
 LEAST_PROGRAMS = 25
 SAMPLE = 150
+CHANCE = random.Random(7)  # noqa: S311  # of a sample
 
 INSTALLED = {
     "python": (sysconfig.get_path("stdlib"), "*.py"),
@@ -46,14 +47,14 @@ def installed_programs(language: str) -> list[str]:
         return [path.read_text("utf-8", "replace").partition("\n")[2] for path in paths]
     place, pattern = INSTALLED.get(language, ("/nonexistent", ""))
     paths = [path for path in sorted(Path(place).rglob(pattern)) if path.is_file() and path.stat().st_size > 400]
-    paths = random.Random(1).sample(paths, min(SAMPLE, len(paths)))
+    paths = CHANCE.sample(paths, min(SAMPLE, len(paths)))
     return [path.read_text("utf-8", "replace") for path in paths]
 
 
 def _archived(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".java") and "-info" not in name]
-        for name in random.Random(1).sample(names, min(SAMPLE, len(names))):
+        for name in CHANCE.sample(names, min(SAMPLE, len(names))):
             yield archive.read(name).decode("utf-8", "replace")
 
 
@@ -135,7 +136,7 @@ def test_the_sandbox_s_own_language_is_preferred(code: str, own: str, language: 
 
 def test_anything_is_answered() -> None:
     """Random text, damaged programs, deep nesting, bytes, half characters: an answer, without a warning."""
-    chance = random.Random(7)
+    chance = CHANCE
     alphabet = "(){}[]<>;:,.'\"`\\/*#$&|=!?-+~@%^ \n\t\r\0abcdefxyz_019é\ud800\u2028"
     corpus = [code for language in RUNTIMES for code in short_programs(language)]
     with warnings.catch_warnings():
@@ -155,11 +156,12 @@ def test_anything_is_answered() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["(", "[", "{", "not ", "-", ".a", "()", "lambda:", "if a:\n ", "await ", "@a\n", "**2", "a if b else ", "'", '"', "\\\n",
-     "/*", "a.", "$", "<a", "a,", "[]", "\n", " ", "\t", "static ", "f'{", "\ud800", "\0", "é", "x=1;", "#", '"""', "`"],
+    ["(", "[", "{", "not ", "-", ".a", "()", "lambda:", "if a:\n ", "await ", "@a\n", "**2", "a if b else ", "'", '"',
+     "\\\n", "/*", "a.", "$", "<a", "a,", "[]", "\n", " ", "\t", "static ", "f'{", "\ud800", "\0", "é", "x=1;", "#",
+     '"""', "`"],
 )  # fmt: skip
 def test_ten_megabytes_are_answered(unit: str) -> None:
-    """Of anything; in a process of its own, which a crash of the parser would end, and which may use little CPU time."""
+    """Of anything; in a process of its own, which a crash of the parser would end, with little CPU time."""
     program = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
