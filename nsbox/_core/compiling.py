@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,41 +31,20 @@ from nsbox._compile import (
     open_store,
     read_tree,
 )
-from nsbox._config import (
-    DiskAllocation,
-    EnforcementPolicy,
-    ExecutionOptions,
-    MemoryAllocation,
-    Mount,
-    ProcessAllocation,
-    ResourceAllocation,
-    Runtime,
-    SandboxConfig,
-    effective_limits,
-)
-from nsbox._core.orders import make_order
+from nsbox._config import Runtime, SandboxConfig
 from nsbox._core.sources import Place, program_source
-from nsbox._core.toolchain import missing_toolchain, values_for
-from nsbox._errors import ProgramNotFoundError
-from nsbox._plan import search_path
+from nsbox._core.toolchain import missing_toolchain
+from nsbox._core.workshop import PREPARE_SECONDS, Workshop, output_directory
 from nsbox._runtimes import fill_in
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Outcome, run_execution
-from nsbox._supervisor.supervisor import Supervisor
+from nsbox._supervisor.execution import Outcome
 from nsbox._verdict import judge
 
 if TYPE_CHECKING:
     from nsbox._core.core import SandboxCore
 
-_MIB = 1 << 20
 _FORMAT = 1  # what is kept from a version of nsbox with another one is not found
 _NAME = "program"
-_PREPARED = "/run/nsbox-prepared"
-_NOT_PREPARED = "/tmp/nsbox-prepared"  # noqa: S108  # not there, and may be made: an empty cache is one, too
-_QUOTA_MB, _PREPARE_QUOTA_MB = 256, 1024
-_PREPARE_MEMORY_MB, _PREPARE_SECONDS = 2560, 300.0
-_OUTPUT_MB = 1.0
-_OPEN_FILES = 256
 _VERSION_SECONDS = 20.0
 _FRESH_SECONDS = 1.0
 _MOST_TOOLCHAINS = 64
@@ -84,18 +63,6 @@ class _Toolchain:
     toolchain: str
     program: Program
     until: float
-
-
-class _Silent:
-    """The output of a compiler goes nowhere while it is written."""
-
-    wanted = False
-
-    def put(self, stream: str, data: memoryview) -> None:
-        pass
-
-    async def wait_room(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +119,7 @@ class _Compilation:
         self._job = job
         self._runtime = job.runtime
         self._variables = core.environment.variables
-        self._supervisor: Supervisor = core.living()[0]
+        self._workshop = Workshop(core, job.runtime)
         self._store: Store = open_store()
         self._notes: dict[str, object] = {}
 
@@ -171,8 +138,8 @@ class _Compilation:
             if await trio.to_thread.run_sync(self._take_kept, key):
                 return None
             prepared = await self._prepared(toolchain)
-            config = _config(self._core.config, self._runtime, prepared)
-            async with self._cell(config) as cell:
+            config = self._workshop.config(prepared)
+            async with self._workshop.cell(config) as cell:
                 outcome = await self._compile(cell, config)
                 if judge(outcome.observation).ok:
                     problem = await trio.to_thread.run_sync(self._take_new, cell, config, key)
@@ -198,7 +165,7 @@ class _Compilation:
     def _take_new(self, cell: Cell, config: SandboxConfig, key: str) -> str:
         """Why what the compiler left is not a program; "" if it is one."""
         try:
-            with _output_directory(cell, config) as directory:
+            with output_directory(cell, config) as directory:
                 files = read_tree(directory)
         except ResultError as exc:
             return f"the compiler's result cannot be used: {exc}"
@@ -224,12 +191,12 @@ class _Compilation:
     async def _toolchain(self) -> str:
         """What tells this toolchain, in this root, from another."""
         runtime, config = self._runtime, self._core.config
-        asked = (config.rootfs, config.mounts, config.working_directory, runtime, self._search())
+        asked = (config.rootfs, config.mounts, config.working_directory, runtime, self._workshop.search())
         seen = _toolchains.get(asked)
         if seen is not None and seen.until > time.monotonic() and seen.program.is_as_it_was():
             return seen.toolchain
         argv = runtime.version or (runtime.compile or runtime.run)[:1]
-        program = find_program(config, argv[0], self._search())
+        program = find_program(config, argv[0], self._workshop.search())
         if program is None:
             raise missing_toolchain(runtime, argv[0])
         toolchain = await self._describe(argv, program)
@@ -254,9 +221,9 @@ class _Compilation:
         if known is None:
             known = await trio.to_thread.run_sync(self._store.note, place)
         if known is None:
-            config = _config(self._core.config, self._runtime, None)
-            async with self._cell(config) as cell:
-                outcome = await self._perform(cell, config, argv, _VERSION_SECONDS, {})
+            config = self._workshop.config(None)
+            async with self._workshop.cell(config) as cell:
+                outcome = await self._workshop.perform(cell, config, argv, _VERSION_SECONDS)
             known = (outcome.stdout + outcome.stderr).decode("utf-8", "replace")[:_LONGEST_NOTE]
             if judge(outcome.observation).ok:
                 await trio.to_thread.run_sync(self._store.keep_note, place, known)
@@ -280,9 +247,9 @@ class _Compilation:
         return found
 
     async def _prepare(self, key: str, argv: Sequence[str]) -> Path | None:
-        config = _config(self._core.config, self._runtime, None, preparing=True)
-        async with self._cell(config) as cell:
-            outcome = await self._perform(cell, config, argv, _PREPARE_SECONDS, {})
+        config = self._workshop.config(None, preparing=True)
+        async with self._workshop.cell(config) as cell:
+            outcome = await self._workshop.perform(cell, config, argv, PREPARE_SECONDS)
             judgement = judge(outcome.observation)
             if judgement.ok:
                 return await trio.to_thread.run_sync(self._keep_prepared, key, cell, config)
@@ -292,7 +259,7 @@ class _Compilation:
 
     def _keep_prepared(self, key: str, cell: Cell, config: SandboxConfig) -> Path | None:
         try:
-            with _output_directory(cell, config) as directory:
+            with output_directory(cell, config) as directory:
                 return self._store.keep_prepared(key, directory)
         except (OSError, ResultError) as exc:
             _unprepared[key] = str(exc)
@@ -300,80 +267,15 @@ class _Compilation:
 
     # ------------------------------------------------------------ its sandbox
 
-    @contextlib.asynccontextmanager
-    async def _cell(self, config: SandboxConfig) -> AsyncIterator[Cell]:
-        cell = await self._supervisor.create(config)
-        try:
-            yield cell
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._supervisor.destroy(cell)
-
     async def _compile(self, cell: Cell, config: SandboxConfig) -> Outcome:
         runtime, names = self._runtime, self._job.names
         file_name = fill_in(runtime.file_name, names)
         with program_source(cell.source, _NAME, file_name, self._job.text, runtime.compile_files) as place:
             values = {**names, "source": file_name, "directory": config.working_directory}
             assert runtime.compile is not None
-            return await self._perform(
+            return await self._workshop.perform(
                 cell, config, runtime.compile, runtime.compile_seconds, values, directory=place.directory
             )
-
-    async def _perform(
-        self,
-        cell: Cell,
-        config: SandboxConfig,
-        argv: Sequence[str],
-        seconds: float,
-        values: Mapping[str, str],
-        *,
-        directory: str = "",
-    ) -> Outcome:
-        """Run one of the runtime's commands in its sandbox."""
-        supervisor, runtime = self._supervisor, self._runtime
-        output = config.working_directory
-        prepared = _PREPARED if any(mount.target == _PREPARED for mount in config.mounts) else _NOT_PREPARED
-        values = {
-            **values_for(config, config.resources.memory.limit_mb * _MIB, supervisor.allowed_cpus),
-            "directory": output, "output": output, "prepared": prepared, **values,
-        }  # fmt: skip
-        limits = dataclasses.replace(
-            effective_limits(config, ExecutionOptions(), self._variables),
-            wall_seconds=seconds,
-            working_directory=directory or output,
-        )
-        order = make_order(
-            supervisor, config, limits, ExecutionOptions(), [fill_in(part, values) for part in argv],
-            passwd=self._core.find_passwd(),
-            runtime_environment={name: fill_in(text, values) for name, text in runtime.environment.items()},
-        )  # fmt: skip
-        try:
-            return await run_execution(cell, order, _Silent())
-        except ProgramNotFoundError as exc:
-            raise missing_toolchain(runtime, exc.path) from exc
-
-    def _search(self) -> str:
-        """The PATH that its commands get."""
-        for variables in (self._variables, self._runtime.environment):
-            if "PATH" in variables:
-                return variables["PATH"]
-        return search_path(self._core.config)
-
-
-@contextlib.contextmanager
-def _output_directory(cell: Cell, config: SandboxConfig) -> Iterator[int]:
-    """The directory that the compiler wrote to, open. Nothing in its path is a link that a program made."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        fd = os.open(config.working_directory.lstrip("/"), flags, dir_fd=cell.root)
-    except OSError as exc:
-        raise ResultError(f"its directory cannot be read ({exc.strerror})") from exc
-    try:
-        yield fd
-    except OSError as exc:
-        raise ResultError(f"it cannot be read ({exc.strerror})") from exc
-    finally:
-        os.close(fd)
 
 
 @contextlib.asynccontextmanager
@@ -389,39 +291,6 @@ async def _alone(name: str) -> AsyncIterator[None]:
         lock = locks[name] = trio.Lock()
     async with lock:
         yield
-
-
-def _config(
-    config: SandboxConfig, runtime: Runtime, prepared: Path | None, *, preparing: bool = False
-) -> SandboxConfig:
-    """The sandbox of a compiler: the caller's root and policy, the runtime's limits, nothing writable of the host."""
-    cpu, processes = config.resources.cpu, config.resources.processes
-    quota_mb = _PREPARE_QUOTA_MB if preparing else _QUOTA_MB
-    mounts = [dataclasses.replace(mount, read_only=True) for mount in config.mounts]
-    if prepared is not None:
-        mounts.append(Mount(source=prepared, target=_PREPARED))
-    return SandboxConfig(
-        resources=ResourceAllocation(
-            cpu=dataclasses.replace(cpu, cores=max(1.0, cpu.cores), limit_percent=100.0),
-            memory=MemoryAllocation(limit_mb=_PREPARE_MEMORY_MB if preparing else runtime.compile_memory_mb),
-            disk=DiskAllocation(quota_mb=quota_mb),
-            processes=ProcessAllocation(
-                max_processes=runtime.compile_processes,
-                max_open_files=max(_OPEN_FILES, processes.max_open_files),
-                max_file_size_mb=quota_mb,
-                stack_mb=processes.stack_mb,
-            ),
-        ),
-        enforcement=EnforcementPolicy(
-            max_execution_seconds=_PREPARE_SECONDS,
-            max_output_mb=_OUTPUT_MB,
-            enforce_memory_limits=config.enforcement.enforce_memory_limits,
-        ),
-        rootfs=config.rootfs,
-        mounts=mounts,
-        working_directory=config.working_directory,
-        security=config.security,
-    )
 
 
 def _holds(files: Sequence[BuiltFile], program: str) -> bool:
