@@ -20,7 +20,6 @@ LEAST_PROGRAMS = 25
 LEAST_BYTES = 3000
 """Of a source that lies on the machine: less is a license, or a list of other files."""
 SAMPLE = 150
-CHANCE = random.Random(7)  # noqa: S311  # of a sample
 
 INSTALLED = {
     "python": ([sysconfig.get_path("stdlib")], "*.py"),
@@ -31,6 +30,11 @@ INSTALLED = {
     "rust": (["/usr/lib/rustlib/src"], "*.rs"),
 }
 """Where toolchains have sources of their own, and their names; those of the JDK are in an archive."""
+
+
+def chance() -> random.Random:
+    """The same numbers each time, whatever other tests have drawn."""
+    return random.Random(7)  # noqa: S311
 
 
 def short_programs(language: str) -> list[str]:
@@ -51,14 +55,14 @@ def installed_programs(language: str) -> list[str]:
     places, pattern = INSTALLED.get(language, ([], ""))
     paths = [path for place in places for path in sorted(Path(place).rglob(pattern))]
     paths = [path for path in paths if path.is_file() and path.stat().st_size > LEAST_BYTES]
-    paths = CHANCE.sample(paths, min(SAMPLE, len(paths)))
+    paths = chance().sample(paths, min(SAMPLE, len(paths)))
     return [path.read_text("utf-8", "replace") for path in paths]
 
 
 def _archived(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".java") and "-info" not in name]
-        for name in CHANCE.sample(names, min(SAMPLE, len(names))):
+        for name in chance().sample(names, min(SAMPLE, len(names))):
             yield archive.read(name).decode("utf-8", "replace")
 
 
@@ -140,19 +144,19 @@ def test_the_sandbox_s_own_language_is_preferred(code: str, own: str, language: 
 
 def test_anything_is_answered() -> None:
     """Random text, damaged programs, deep nesting, bytes, half characters: an answer, without a warning."""
-    chance = CHANCE
+    numbers = chance()
     alphabet = "(){}[]<>;:,.'\"`\\/*#$&|=!?-+~@%^ \n\t\r\0abcdefxyz_019é\ud800\u2028"
     corpus = [code for language in RUNTIMES for code in short_programs(language)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for turn in range(1500):
             if turn % 3:
-                code = list(chance.choice(corpus))
-                for _ in range(chance.randrange(1, 12)):
-                    code[chance.randrange(len(code))] = chance.choice(alphabet) * chance.choice((0, 1, 1, 2, 60))
+                code = list(numbers.choice(corpus))
+                for _ in range(numbers.randrange(1, 12)):
+                    code[numbers.randrange(len(code))] = numbers.choice(alphabet) * numbers.choice((0, 1, 1, 2, 60))
                 text = "".join(code)
             else:
-                text = "".join(chance.choice(alphabet) for _ in range(chance.randrange(600)))
+                text = "".join(numbers.choice(alphabet) for _ in range(numbers.randrange(600)))
             for own in ("python", "cpp"):
                 assert choose_language(text, own) in RUNTIMES
             assert detect_language(text) in (None, *RUNTIMES)
