@@ -14,6 +14,7 @@ from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
 from nsbox._core.part import Part
+from nsbox._core.store import Recorder
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
@@ -72,6 +73,9 @@ class SandboxCore:
         self.machine = StateMachine(self._note_change)
         self.executions = Executions(self)
         self.environment = Environment(config.environment, self.emitter, self._require_living)
+        self._recorder: Recorder | None = None
+        if config.store is not None:
+            self._recorder = Recorder(config, self.emitter, self.id, self.runtime.name)
         self._parts: tuple[Part, ...] = ()
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
@@ -147,6 +151,8 @@ class SandboxCore:
         async with self._changing:
             self.machine.require(_S.CREATING, action="start")
             try:
+                if self._recorder is not None:
+                    await self._recorder.open()  # first, so that what fails then is kept too
                 self._supervisor = await current_supervisor()
                 await self._supervisor.require(self.config.require)
                 await self._make_cell()
@@ -236,9 +242,13 @@ class SandboxCore:
                 await self.executions.wait_idle()  # what was running has its result, CANCELLED
                 self.machine.to(_S.TERMINATED)
                 self.emitter.emit(Terminated)
+                if self._recorder is not None:
+                    await self._recorder.end()
 
     async def _make_cell(self) -> None:
         assert self._supervisor is not None
+        if self._recorder is not None:
+            await self._recorder.open()
         cell = await self._supervisor.create(self.config)
         cell.on_lost = self._lose
         self._cell = cell

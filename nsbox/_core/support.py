@@ -24,7 +24,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
         "recovery": config.recovery != RecoveryPolicy(),
         "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
         "metrics_interval": config.metrics_interval != _DEFAULTS.metrics_interval,
-        "store": config.store is not None,
     }
     for field, asked in wanted.items():
         if asked:
