@@ -25,6 +25,7 @@ from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
+from nsbox._supervisor.registry import Facts
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
 
 _S = SandboxStatus
@@ -119,6 +120,14 @@ class SandboxCore:
             "interpreter": "cold",
             **isolation_report(self._supervisor.tree),
         }
+
+    def _facts(self) -> Facts:
+        """What `nsbox ps` shows of it."""
+        return Facts(
+            id=self.id, status=self.status.value, runtime=self.runtime.name, user_id=self.config.user_id,
+            created_at=self.totals.created_at, running=len(self.executions.running),
+            executions=self.totals.executions, number=None if self._cell is None else self._cell.number,
+        )  # fmt: skip
 
     def living(self) -> tuple[Supervisor, Cell]:
         """What it consists of.
@@ -254,6 +263,7 @@ class SandboxCore:
         self._cell = cell
         if cell.lost is not None:
             raise cell.lost
+        self._supervisor.registry.add(self.id, self._facts)
         self.emitter.emit(Created)
         self._open_parts()
 
@@ -263,6 +273,7 @@ class SandboxCore:
         if supervisor is not None and cell is not None:
             cell.on_lost = None
             self._close_parts()
+            supervisor.registry.remove(self.id)
             await supervisor.destroy(cell)
 
     def _open_parts(self) -> None:

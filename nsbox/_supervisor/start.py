@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbox._cgroups import CgroupTree, collect_garbage, make_tree
+from nsbox._cgroups import CgroupTree, make_tree
 from nsbox._errors import NetworkError, SetupError, UnsupportedHostError
 from nsbox._plan.identity import RANGE_SIZE, ROOT_MAP, SINGLE_MAP, SUBUID_MAP, IdMap
 from nsbox._supervisor import wire
+from nsbox._supervisor.garbage import collect
 
 _BINARY = Path(__file__).parent.parent / "_bin" / "nsbox-launcher"
 _STATE_DIRECTORY = Path("/run/nsbox")
@@ -60,7 +61,7 @@ def start_launcher() -> Launcher:
             missing=("nsbox-launcher",),
             remedies=("pip install nsbox, on a machine with a C compiler, or from a wheel",),
         )
-    collect_garbage()
+    collect()
     tree = make_tree()
     try:
         return _start(tree)

@@ -16,9 +16,11 @@ from nsbox._host import HostFacts, missing_capabilities, probe_host
 from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
+from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.image import disk_image
+from nsbox._supervisor.registry import Registry
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
@@ -91,6 +93,7 @@ class Supervisor:
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+        self.registry = Registry(launcher.tree)
 
     async def require(self, capabilities: Sequence[str]) -> None:
         """Check that this host has what a configuration insists on.
@@ -111,10 +114,12 @@ class Supervisor:
 
     async def serve(self) -> None:
         """The supervisor's one task."""
+        answering = start_soon(self.registry.serve)
         try:
             with self._serving:
                 await self.channel.read()
         finally:
+            answering.cancel()
             with trio.CancelScope(shield=True):
                 await self._end()
 
@@ -125,6 +130,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         self.channel.close()
+        self.registry.close()
         for cell in tuple(self._cells.values()):
             self._lose(cell.id)
             cell.close_descriptors()  # who has not terminated his sandbox by now has no event loop to do it in
