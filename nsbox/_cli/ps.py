@@ -50,6 +50,8 @@ def render(found: Sequence[Supervisor], percents: dict[str, float] | None = None
     usage = ("cpu time", *(() if percents is None else ("cpu",)), "memory", "procs")
     headings = ("sandbox", "status", "runtime", "user", "running", "runs", "age", *usage, "pid", "program")
     lines = [Text(printable(f"pid {one.pid} {_SILENT[one.answer]}")) for one in found if one.answer in _SILENT]
+    if not rows:
+        return Group(Text("no sandbox lives"), *lines)
     numbers = ("running", "runs", "age", "cpu time", "cpu", "memory", "procs", "pid")
     return Group(table(headings, rows, right=numbers), *lines)
 
