@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -188,6 +189,10 @@ def _on_terminal(
     try:
         with terminal.raw(partial(portal.run_soon, note)):
             result = portal.call(_converse, core, commands, options, terminal, changes)
+    except OSError as exc:
+        if exc.errno != errno.EIO:  # what reading and writing say of a terminal that has gone
+            raise
+        session.hang_up()
     except BaseException:
         terminal.leave_screen()
         raise
@@ -206,6 +211,7 @@ async def _converse(
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await _read_stdin():
                 await process.stdin.send_all(data)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))  # the same as an end of file
 
     async def follow() -> None:
         async for _ in changes:

@@ -67,7 +67,8 @@ class Terminal:
 
     def leave_screen(self) -> None:
         """After a program that was killed: it may have left the terminal in the middle of something."""
-        streams.write(streams.STDOUT, _LEAVE_SCREEN)
+        with contextlib.suppress(OSError, streams.OutputClosedError):
+            streams.write(streams.STDOUT, _LEAVE_SCREEN)
 
     def _enter(self) -> None:
         with contextlib.suppress(termios.error):

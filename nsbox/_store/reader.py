@@ -43,10 +43,9 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection:
         last: sqlite3.Error | None = None
-        # A log-less file in a place that is closed to us can be read without locks: nobody writes to it.
-        for options in ("mode=ro", *(() if os.path.exists(f"{self.path}-wal") else ("mode=ro&immutable=1",))):
+        for mode in self._modes():
             connection = sqlite3.connect(
-                f"file:{quote(os.path.abspath(self.path))}?{options}", uri=True, timeout=BUSY_SECONDS,
+                f"file:{quote(os.path.abspath(self.path))}?{mode}", uri=True, timeout=BUSY_SECONDS,
                 isolation_level=None,
             )  # fmt: skip
             try:
@@ -72,9 +71,20 @@ class Reader:
                 return known[owner]
 
             connection.create_function("is_dead", 1, is_dead)
+            connection.execute("PRAGMA query_only = ON")
             return connection
         assert last is not None
         raise last
+
+    def _modes(self) -> list[str]:
+        """How to open it, in turn.
+
+        Who only reads leaves the files of the log behind, and as a stranger would own them; so who may write opens it
+        for that. Where nobody has made a log, nobody writes: it can be read without one.
+        """
+        if os.access(self.path, os.W_OK):
+            return ["mode=rw", "mode=ro"]
+        return ["mode=ro"] if os.path.exists(f"{self.path}-wal") else ["mode=ro&immutable=1"]
 
     def __enter__(self) -> Reader:
         return self

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-SECONDS = 30.0
+SECONDS = 20.0
 
 
 class Screen:
