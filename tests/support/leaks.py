@@ -101,7 +101,9 @@ def cgroup_directories(ours: set[int]) -> Counter[str]:
 def files(ours: set[int]) -> Counter[str]:
     """Files and directories named nsbox-* where programs put what is temporary."""
     entries = [path for directory in dict.fromkeys(DIRECTORIES) for path in Path(directory).glob("nsbox*")]
-    entries += [path for directory in (STATE, *SOCKETS) for path in directory.glob("*")]
+    entries += [
+        path for directory in (STATE, *SOCKETS) if os.access(directory, os.R_OK) for path in directory.glob("*")
+    ]
     return Counter(f"file: {path}" for path in entries if path not in PERMANENT and not is_foreign(path.name, ours))
 
 
