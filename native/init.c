@@ -1,7 +1,6 @@
 /* PID 1 of a sandbox: builds it around itself, then reaps. Everything here runs in a process just cloned. */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <grp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -18,30 +17,6 @@
 #include "filesystem.h"
 #include "launcher.h"
 #include "sys.h"
-
-int empty_bounding_set(struct failure *failure)
-{
-	int capability = 0;
-
-	while (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0)
-		capability++;
-	/* EINVAL: the first that this kernel does not know, and there is none that is known behind it */
-	return errno == EINVAL && capability > 0 ? 0 : fail(failure, STAGE_CREDENTIALS, 5);
-}
-
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure)
-{
-	/* EPERM where setgroups is denied for good: a launcher without root and without a range of ids of its own */
-	if (setgroups(0, NULL) < 0 && errno != EPERM)
-		return fail(failure, STAGE_CREDENTIALS, 0);
-	if (syscall(SYS_setresgid, gid, gid, gid) < 0)
-		return fail(failure, STAGE_CREDENTIALS, 1);
-	if (syscall(SYS_setresuid, uid, uid, uid) < 0)
-		return fail(failure, STAGE_CREDENTIALS, 2);
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || sys_capset_none() < 0)
-		return fail(failure, STAGE_CREDENTIALS, 3);
-	return 0;
-}
 
 static int enter_namespaces(const struct template *template, struct failure *failure)
 {

@@ -48,7 +48,10 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 {
 	struct cell *cell = task->cell;
 	struct template *template = cell->template;
-	struct entrance entrance = { .cell = cell, .proc = launcher->proc };
+	struct entrance entrance = {
+		.cell = cell->pidfd, .proc = launcher->proc, .filter = template->filter,
+		.filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
+	};
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	int pair[2];
 
@@ -74,8 +77,11 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
 	task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0)
-		enter_sandbox(&entrance);
+	if (task->pid == 0) {
+		struct program program;
+		enter_sandbox(&entrance, &program);
+		exec_program(&program);
+	}
 	int saved = errno;
 	drop_fd(&pair[1]);
 	close_joins(entrance.joins);

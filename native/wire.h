@@ -37,6 +37,7 @@ enum down_type {
 enum {
 	EXEC_TELL_START = 1, /* an UP_STARTED is wanted */
 	EXEC_TERMINAL = 2,   /* its stdin is a terminal, which becomes the controlling one */
+	EXEC_WARM = 4,       /* an interpreter that is there already may run it */
 };
 
 struct down {
