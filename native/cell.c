@@ -386,8 +386,10 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 
 void cells_end_all(struct launcher *launcher)
 {
-	for (struct template *template = launcher->templates; template; template = template->next)
+	for (struct template *template = launcher->templates; template; template = template->next) {
 		template->spares = 0;
+		warm_stop(launcher, template);
+	}
 	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
 		cell_end(launcher, cell, REASON_CANCELLED);
 }

@@ -109,6 +109,15 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 	case DOWN_RESTART:
 		cell_restart(launcher, down->id);
 		return;
+	case DOWN_WARM:
+		warm_start(launcher, down->id, payload, fds, fd_count);
+		return;
+	case DOWN_COOL: {
+		struct template *template = template_find(launcher, down->id);
+		if (template)
+			warm_stop(launcher, template);
+		return;
+	}
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

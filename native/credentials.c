@@ -10,13 +10,25 @@
 
 #include "sys.h"
 
+int limit_bounding_set(uint64_t kept, struct failure *failure)
+{
+	int capability = 0;
+
+	/* EINVAL: the first that this kernel does not know, and there is none that is known behind it */
+	while (prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0) {
+		if (!(kept >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+			return fail(failure, STAGE_CREDENTIALS, 5);
+		capability++;
+	}
+	return errno == EINVAL && capability > 0 ? 0 : fail(failure, STAGE_CREDENTIALS, 5);
+}
+
 int empty_bounding_set(struct failure *failure)
 {
 	int capability = 0;
 
 	while (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0)
 		capability++;
-	/* EINVAL: the first that this kernel does not know, and there is none that is known behind it */
 	return errno == EINVAL && capability > 0 ? 0 : fail(failure, STAGE_CREDENTIALS, 5);
 }
 

@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   warm.c       interpreters that are ready before they are needed
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -85,6 +86,8 @@ struct template {
 	struct sock_fprog filter;
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
+	struct interpreter *interpreter; /* warm, or being warmed, or NULL */
+	unsigned wants_warm;    /* not 0: executions of late were for it, what is parked next is to be its child */
 	uint32_t spares;        /* sandboxes to keep ready */
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
@@ -133,6 +136,9 @@ struct task {
 	uint32_t number;
 	uint32_t id;            /* the supervisor's; 0: parked */
 	enum task_state state;
+	bool unborn;            /* asked of the warm interpreter, and not heard of yet: no pid */
+	bool warm;              /* a child of the interpreter */
+	bool ran_warm;          /* and its program was run by it */
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
@@ -257,6 +263,18 @@ void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reaso
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
 void tasks_tick(struct launcher *launcher);
+
+/* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
+void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error);
+/* None of those that its interpreter has not forked yet will come. */
+void tasks_stillborn(struct launcher *launcher, const struct template *template);
+
+/* warm.c */
+void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
+void warm_stop(struct launcher *launcher, struct template *template);
+bool warm_ready(const struct template *template);
+int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
+bool warm_hear_all(struct launcher *launcher);
 
 /* deadline.c */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);

@@ -161,6 +161,7 @@ void template_forget(struct launcher *launcher, uint32_t id)
 	}
 	template->forgotten = true;
 	template->spares = 0;
+	warm_stop(launcher, template);
 	for (struct cell *cell = launcher->cells, *next; cell; cell = next) {
 		next = cell->next;
 		if (cell->template == template && !cell->id)

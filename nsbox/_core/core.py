@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 import trio
 
 from nsbox._cgroups import isolation_report
-from nsbox._config import SandboxConfig
+from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
@@ -25,6 +26,7 @@ from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
+from nsbox._warm.plan import InterpreterPlan, can_be_warm, check_preload, may_run_warm, plan_interpreter
 
 _S = SandboxStatus
 
@@ -64,6 +66,7 @@ class SandboxCore:
 
     def __init__(self, config: SandboxConfig) -> None:
         refuse_unavailable(config)
+        check_preload(config)
         self.runtime = find_runtime(config.runtime)
         self.id = f"sbx-{secrets.token_hex(6)}"
         self.config = config
@@ -112,7 +115,7 @@ class SandboxCore:
             "ids": self._supervisor.ids.description,
             "filter": f"{self._cell.plan.policy.name}, {self._cell.plan.policy.instructions} instructions",
             "executions": separation_of_executions(),
-            "interpreter": "cold",
+            "interpreter": self._supervisor.interpreters.state(self._cell.kind),
             **isolation_report(self._supervisor.tree),
         }
 
@@ -132,6 +135,20 @@ class SandboxCore:
             root = self.config.rootfs
             self._passwd = users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")
         return self._passwd
+
+    def wants_warm(self, options: ExecutionOptions, text: bytes, runtime: Runtime) -> bool:
+        """Whether a program may be run by a warm interpreter; where there is none yet, it is seen to."""
+        if runtime is not self.runtime or runtime.name != "python" or not can_be_warm(self.config):
+            return False
+        if not may_run_warm(text, {**self.environment.variables, **options.environment}):
+            return False
+        supervisor, cell = self.living()
+        supervisor.interpreters.wanted(cell.kind, self._interpreter)
+        return True
+
+    @functools.cached_property
+    def _interpreter(self) -> InterpreterPlan:
+        return plan_interpreter(self.config, self.runtime.environment)
 
     def _note_change(self, old: SandboxStatus, new: SandboxStatus) -> None:
         self.totals.last_active_at = datetime.now(UTC)
@@ -244,6 +261,12 @@ class SandboxCore:
         self._cell = cell
         if cell.lost is not None:
             raise cell.lost
+        if self.config.preload:
+            try:
+                await self._supervisor.interpreters.start(cell.kind, self._interpreter)
+            except BaseException:
+                await self._unmake_cell()
+                raise
         self.emitter.emit(Created)
         self._open_parts()
 

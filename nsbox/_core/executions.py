@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,14 +85,14 @@ class Executions:
         _, cell = self._core.living()
         running = self._new(code, runtime.name, options)
         with program_source(cell.source, running.execution.id, runtime.file_name, text) as source:
-            return await self._perform(running, runtime.run, runtime, source, queue)
+            return await self._perform(running, runtime.run, runtime, source, queue, text)
 
     async def run(
         self, argv: Sequence[str], options: ExecutionOptions, queue: OutputQueue | None = None
     ) -> ExecutionResult:
         """Run a command."""
         self.require_room()
-        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue)
+        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue, b"")
 
     async def terminate(self, id: str) -> None:
         """Kill one; its result says CANCELLED."""
@@ -142,9 +143,17 @@ class Executions:
         )  # fmt: skip
 
     async def _perform(
-        self, running: Running, argv: Sequence[str], runtime: Runtime | None, source: str, queue: OutputQueue | None
+        self,
+        running: Running,
+        argv: Sequence[str],
+        runtime: Runtime | None,
+        source: str,
+        queue: OutputQueue | None,
+        text: bytes,
     ) -> ExecutionResult:
         order = self.order(running, argv, runtime, source)
+        if runtime is not None and self._core.wants_warm(running.options, text, runtime):
+            order = dataclasses.replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:

@@ -25,6 +25,7 @@ class Cell:
         channel: To the launcher.
         id: The launcher's name for it.
         plan: What it was made from.
+        kind: The launcher's name for that.
         pidfd: Of PID 1.
         root: Its root directory (O_PATH): names below it are its own.
         quota: The root of the file system that everything writable is in.
@@ -39,6 +40,7 @@ class Cell:
     channel: Channel
     id: int
     plan: TemplatePlan
+    kind: int = 0
     pidfd: int = -1
     root: int = -1
     quota: int = -1

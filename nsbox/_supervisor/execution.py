@@ -49,6 +49,7 @@ class Order:
         cgroup_mode: As `CgroupTree.mode`.
         enforce_memory: Whether an excess of memory ends it.
         group: The supervisor's base directory in cgroup v2, or None.
+        warm: Whether a warm interpreter may run it.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
     """
 
@@ -67,6 +68,7 @@ class Order:
     enforce_memory: bool
     group: Path | None
     sampled: bool
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ async def _carry_out(
         memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
         group=order.group, kill=killer.kill,
     )  # fmt: skip
-    flags = wire.EXEC_TERMINAL if terminal else 0
+    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_WARM if order.warm else 0)
     start = _Start(on_start)
     try:
         if order.sampled or on_start is not None:

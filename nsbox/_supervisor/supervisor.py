@@ -20,6 +20,7 @@ from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
+from nsbox._supervisor.warmth import Interpreters
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
 _END_SECONDS = 5.0
@@ -87,7 +88,8 @@ class Supervisor:
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
         self._facts: HostFacts | None = None
-        self.channel = Channel(launcher.socket, self._lose)
+        self.channel = Channel(launcher.socket, self._lose, self._cool)
+        self.interpreters = Interpreters(self.channel)
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
@@ -136,6 +138,9 @@ class Supervisor:
             await trio.to_thread.run_sync(self.tree.remove)
         self._ended.set()
 
+    def _cool(self, kind: int) -> None:
+        self.interpreters.forget(kind)
+
     def _lose(self, id: int) -> None:
         if cell := self._cells.pop(id, None):
             cell.lose()
@@ -160,7 +165,7 @@ class Supervisor:
         ahead = self._take_ahead(kind)
         if ahead is not None:
             return ahead
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind)
         self._cells[cell.id] = cell
         try:
             record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
@@ -192,7 +197,7 @@ class Supervisor:
     def _make_ahead(self, kind: int, plan: TemplatePlan) -> None:
         if kind in self._ahead or kind not in self._kept:
             return
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind)
         self._ahead[kind] = cell
         self._cells[cell.id] = cell
 
@@ -255,6 +260,7 @@ class Supervisor:
                 while len(self._kinds) > _KINDS_KEPT:
                     _, (oldest, _) = self._kinds.popitem(last=False)
                     self._kept.discard(oldest)
+                    self.interpreters.forget(oldest)
                     if (unused := self._ahead.pop(oldest, None)) and unused.pidfd >= 0:
                         await self.destroy(unused)
                     await self.channel.send(wire.Down.FORGET, oldest)
@@ -297,5 +303,5 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits,
+        config.enforcement.enforce_memory_limits, config.warm, config.preload,
     )  # fmt: skip

@@ -33,6 +33,8 @@ class Down(IntEnum):
     FREEZE = 8
     THAW = 9
     RESTART = 10
+    WARM = 20
+    COOL = 21
 
 
 class Up(IntEnum):
@@ -71,6 +73,7 @@ class Stage(IntEnum):
     EXEC = 19
     FREEZE = 20
     DIED = 21
+    WARM = 30
 
     @property
     def label(self) -> str:
