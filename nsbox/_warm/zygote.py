@@ -8,8 +8,12 @@ A program must not be able to tell that it was not started by `python3 main.py`,
 the hash seed and the addresses are the interpreter's, and there is a frame below its first one.
 """
 
+TYPE_CHECKING = False  # as typing has it, which would have to be imported
+if TYPE_CHECKING:
+    from typing import Any
 
-def preload(names):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+
+def preload(names: list[str]) -> None:
     """Import the modules; ends the process, having said why, where one cannot be."""
     import importlib
     import os
@@ -28,7 +32,7 @@ def preload(names):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
             os._exit(2)
 
 
-def rehearse():  # type: ignore[no-untyped-def]  # noqa: ANN201
+def rehearse() -> None:
     """Do what every program does: pages that are written to are then this process' own already, not copied later."""
     import io
 
@@ -39,7 +43,7 @@ def rehearse():  # type: ignore[no-untyped-def]  # noqa: ANN201
         text.detach()
 
 
-def stand_in():  # type: ignore[no-untyped-def]  # noqa: ANN201
+def stand_in() -> "dict[str, Any]":
     """Make new what an interpreter makes at its start: the standard streams, and an empty `__main__`. Returns that."""
     import builtins
     import io
@@ -54,7 +58,7 @@ def stand_in():  # type: ignore[no-untyped-def]  # noqa: ANN201
             io.BufferedReader(raw) if mode == "r" else raw, encoding=old.encoding, errors=old.errors, newline="\n",
             line_buffering=old.line_buffering, write_through=mode == "w",
         )  # fmt: skip
-        stream.mode = mode
+        stream.mode = mode  # type: ignore[misc]  # so does create_stdio()
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     if "numpy.random" in sys.modules:
@@ -65,7 +69,7 @@ def stand_in():  # type: ignore[no-untyped-def]  # noqa: ANN201
     return program.__dict__
 
 
-def serve():  # type: ignore[no-untyped-def]  # noqa: ANN201
+def serve() -> "tuple[list[bytes], list[bytes], dict[str, Any]]":
     """Fork for ever. Returns in a child, with the words, the variables and the `__main__` of a program to run."""
     import ctypes
     import gc
@@ -108,8 +112,8 @@ def serve():  # type: ignore[no-untyped-def]  # noqa: ANN201
     if forks_again:
         in_child()
 
-    def read(pointer):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        found = []
+    def read(pointer: "Any") -> list[bytes]:
+        found: list[bytes] = []
         while pointer[len(found)] is not None:
             found.append(pointer[len(found)])
         return found
@@ -117,7 +121,7 @@ def serve():  # type: ignore[no-untyped-def]  # noqa: ANN201
     return read(library.nsbox_arguments()), read(library.nsbox_environment()), space
 
 
-def become(words, variables, space):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def become(words: list[bytes], variables: list[bytes], space: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
     """Take on what the execution is given. Returns the program's path and its `__main__`."""
     import gc
     import importlib.machinery
@@ -141,14 +145,14 @@ def become(words, variables, space):  # type: ignore[no-untyped-def]  # noqa: AN
     return path, space
 
 
-def fail(error):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def fail(error: BaseException) -> None:
     """End as an interpreter does whose program has raised something that it did not catch."""
     import atexit
     import os
     import signal
     import sys
 
-    trace = error.__traceback__.tb_next  # without the frame that called the program
+    trace = error.__traceback__ and error.__traceback__.tb_next  # without the frame that called the program
     error.__traceback__ = trace
     sys.excepthook(type(error), error, trace)
     if isinstance(error, KeyboardInterrupt):  # as Py_RunMain(): the status says what ended it
@@ -163,7 +167,7 @@ if __name__ == "__main__":
     failed = None
     try:
         with open(path, "rb") as text:
-            code = compile(text.read(), path, "exec")
+            code = compile(text.read(), path, "exec", dont_inherit=True)
         exec(code, space)
     except SystemExit:
         raise
