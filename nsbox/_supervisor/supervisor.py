@@ -304,4 +304,5 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
         config.enforcement.enforce_memory_limits, config.warm, config.preload,
+        config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

@@ -52,7 +52,7 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
     """Plan the interpreter of a kind of sandbox.
 
     Args:
-        config: Of it, `preload`.
+        config: Of it, `preload`, and the variable PYTHONPATH that it may be found by.
         runtime_environment: Variables of the language.
     """
     directory = os.path.dirname(os.path.abspath(sys.executable))
@@ -61,6 +61,7 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
         "HOME": "/home/user",
         "LANG": "C.UTF-8",
         **{name: value for name, value in runtime_environment.items() if "{" not in value},
+        **{name: value for name, value in config.environment.items() if name == "PYTHONPATH"},
         # one thread, or it could not fork
         **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }

@@ -43,8 +43,8 @@ def rehearse() -> None:
         text.detach()
 
 
-def stand_in() -> "dict[str, Any]":
-    """Make new what an interpreter makes at its start: the standard streams, and an empty `__main__`. Returns that."""
+def stand_in() -> None:
+    """Make new what an interpreter makes at its start: the standard streams, and an empty `__main__`."""
     import builtins
     import io
     import sys
@@ -56,7 +56,7 @@ def stand_in() -> "dict[str, Any]":
         raw.name = f"<{name}>"
         stream = io.TextIOWrapper(
             io.BufferedReader(raw) if mode == "r" else raw, encoding=old.encoding, errors=old.errors, newline="\n",
-            line_buffering=old.line_buffering, write_through=mode == "w",
+            line_buffering=old.line_buffering, write_through=old.write_through,
         )  # fmt: skip
         stream.mode = mode  # type: ignore[misc]  # so does create_stdio()
         setattr(sys, name, stream)
@@ -66,11 +66,10 @@ def stand_in() -> "dict[str, Any]":
     program = types.ModuleType("__main__")
     program.__dict__.update(__builtins__=builtins, __annotations__={}, __cached__=None)
     sys.modules["__main__"] = program
-    return program.__dict__
 
 
-def serve() -> "tuple[list[bytes], list[bytes], dict[str, Any]]":
-    """Fork for ever. Returns in a child, with the words, the variables and the `__main__` of a program to run."""
+def serve() -> "tuple[list[bytes], list[bytes]]":
+    """Fork for ever. Returns in a child, with the words and the variables of a program to run."""
     import ctypes
     import gc
     import os
@@ -82,6 +81,9 @@ def serve() -> "tuple[list[bytes], list[bytes], dict[str, Any]]":
     if waiting.nsbox_setup(3) < 0:
         os._exit(1)
     preload(sys.argv[1:])
+    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):  # the program has its own
+        if entry:
+            sys.path.remove(entry)
     library.nsbox_arguments.restype = library.nsbox_environment.restype = ctypes.POINTER(ctypes.c_char_p)
     before = ctypes.pythonapi.PyOS_BeforeFork
     in_parent, in_child = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
@@ -103,7 +105,7 @@ def serve() -> "tuple[list[bytes], list[bytes], dict[str, Any]]":
         if library.nsbox_parent(max(pid, 0), max(-pid, 0)) < 0:
             os._exit(0)
     in_child()
-    space = stand_in()
+    stand_in()
     rehearse()
     forks_again = library.nsbox_has_own_init()
     if forks_again:
@@ -118,11 +120,11 @@ def serve() -> "tuple[list[bytes], list[bytes], dict[str, Any]]":
             found.append(pointer[len(found)])
         return found
 
-    return read(library.nsbox_arguments()), read(library.nsbox_environment()), space
+    return read(library.nsbox_arguments()), read(library.nsbox_environment())
 
 
-def become(words: list[bytes], variables: list[bytes], space: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
-    """Take on what the execution is given. Returns the program's path and its `__main__`."""
+def become(words: list[bytes], variables: list[bytes]) -> str:
+    """Take on what the execution is given. Returns the program's path."""
     import gc
     import importlib.machinery
     import os
@@ -140,13 +142,14 @@ def become(words: list[bytes], variables: list[bytes], space: "dict[str, Any]") 
     sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if "time" in sys.modules:
         sys.modules["time"].tzset()
-    space.update(__file__=path, __loader__=importlib.machinery.SourceFileLoader("__main__", path))
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    sys.modules["__main__"].__dict__.update(__file__=path, __loader__=loader)
     gc.enable()
-    return path, space
+    return path
 
 
-def fail(error: BaseException) -> None:
-    """End as an interpreter does whose program has raised something that it did not catch."""
+def tell(error: BaseException) -> None:
+    """Say what an interpreter says when a program has raised something that it did not catch."""
     import atexit
     import os
     import signal
@@ -154,24 +157,26 @@ def fail(error: BaseException) -> None:
 
     trace = error.__traceback__ and error.__traceback__.tb_next  # without the frame that called the program
     error.__traceback__ = trace
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     sys.excepthook(type(error), error, trace)
     if isinstance(error, KeyboardInterrupt):  # as Py_RunMain(): the status says what ended it
         atexit._run_exitfuncs()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(1)
 
 
 if __name__ == "__main__":
-    path, space = become(*serve())
+    path = become(*serve())
     failed = None
     try:
         with open(path, "rb") as text:
             code = compile(text.read(), path, "exec", dont_inherit=True)
-        exec(code, space)
+        exec(code, __import__("sys").modules["__main__"].__dict__)  # by no other name: it is emptied at the end
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
         failed = error
     if failed is not None:
-        fail(failed)
+        tell(failed)
+        failed = None
+        raise SystemExit(1)
