@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   overlay.c    a writable root                            copy.c    what it begins with
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -79,6 +80,7 @@ struct template {
 	uint32_t user_sysctl_count;
 	const char *hostname;
 	uint32_t init_id;       /* PID 1's uid and gid inside */
+	uint64_t capabilities;  /* of root inside; any: nobody inside can become who PID 1 is */
 	struct sock_fprog filter;
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
@@ -246,10 +248,11 @@ struct birth {
 	int control;
 };
 _Noreturn void be_init(const struct birth *birth);
-/* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
+/* Becomes who a program is: no groups, these ids, these capabilities and no others; the bounding set stays. child */
+int drop_credentials(uint32_t uid, uint32_t gid, uint64_t capabilities, struct failure *failure);
 /* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
 int empty_bounding_set(struct failure *failure);
+int reduce_bounding_set(uint64_t capabilities, struct failure *failure);
 
 enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6 };
 struct child_message {

@@ -297,5 +297,5 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits,
+        config.enforcement.enforce_memory_limits, config.writable_root,
     )  # fmt: skip
