@@ -21,6 +21,7 @@ from nsbox._runtimes import fill_in, find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.execution import Order, Outcome, run_execution
+from nsbox._supervisor.inside import read_inside
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
 from nsbox._tracebacks import parse_python_error
 from nsbox._verdict import KillReason, execution_metrics, judge
@@ -277,7 +278,7 @@ class SandboxCore:
         plan = plan_execution(
             config, supervisor.tree, supervisor.ids, limits, options,
             argv if runtime is None else [fill(part) for part in argv],
-            passwd=self._find_passwd(),
+            passwd="" if options.user is None else self._find_passwd(),
             runtime_environment={name: fill(value) for name, value in runtime.environment.items()} if runtime else {},
             allowed_cpus=supervisor.allowed_cpus,
         )  # fmt: skip
@@ -302,6 +303,9 @@ class SandboxCore:
         )
 
     def _find_passwd(self) -> str:
+        if self.config.writable_root:  # users may have been added since
+            text = read_inside(self._living()[1].root, "/etc/passwd", users.MOST_BYTES)
+            return text.decode("utf-8", "surrogateescape")
         if self._passwd is None:
             root = self.config.rootfs
             self._passwd = users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")

@@ -8,6 +8,7 @@ show.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 
@@ -200,3 +201,23 @@ def overlay_inodes(operations: Iterable[Operation]) -> int:
     """What overlays and their like take of the quota before anything is written."""
     kinds = [one.kind for one in operations]
     return INODES * kinds.count(_K.OVERLAY) + 4  # at most: /run, /run/lock, /root, /var/tmp
+
+
+def overlay_error(operation: Operation, code: int) -> UnsupportedHostError | None:
+    """The error for an overlay that failed with errno `code`; None where it is not the host's lack."""
+    if operation.kind is not _K.OVERLAY:
+        return None
+    if code == errno.EOPNOTSUPP:
+        return UnsupportedHostError(
+            f"writable_root=True: the file system below {operation.path} cannot show its files as the sandbox's own "
+            "(idmapped mounts); overlayfs itself, NFS and others cannot, tmpfs can since Linux 6.3",
+            missing=("overlay",),
+            remedies=("rootfs=DIRECTORY with a root file system on ext4, xfs or btrfs", "boot Linux 6.3 or newer"),
+        )
+    if code in (errno.ENODEV, errno.ENOSYS, errno.EINVAL, errno.EPERM):
+        return UnsupportedHostError(
+            f"writable_root=True: no overlay over {operation.path}: {os.strerror(code)}",
+            missing=("overlay",),
+            remedies=("as root: modprobe overlay", "boot Linux 6.3 or newer"),
+        )
+    return None
