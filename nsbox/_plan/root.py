@@ -76,8 +76,6 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
         ConfigError: A root, mount or directory that cannot be.
         UnsupportedHostError: A device is missing on the host.
     """
-    if config.writable_root:
-        writable.require_ranges(as_root=as_root)
     tree, cell = _Tree(), _Tree()
     for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, _QUOTA, "/mnt", HOME, "/var/tmp"):
         tree.directory(path)
@@ -204,7 +202,8 @@ def _add_quota(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[tup
     overlays: list[str] = []
     if config.writable_root:
         overlays = writable.add_overlays(tree, cell, "/" if config.rootfs == "host" else str(config.rootfs))
-        cell.directory(SOURCE_DIRECTORY)
+        for path in (SOURCE_DIRECTORY, HOME):
+            cell.directory(path)
     for path, name, mode in places:
         flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
         cell.add(_K.QUOTA_DIR, path, name, flags, mode, PROGRAM_ID)

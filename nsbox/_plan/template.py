@@ -9,7 +9,7 @@ from nsbox._config import SandboxConfig
 from nsbox._plan.identity import IdMap
 from nsbox._plan.operations import Operation
 from nsbox._plan.root import HOSTNAME, disk_backed, root_operations
-from nsbox._plan.writable import ROOT_MASK
+from nsbox._plan.writable import ROOT_MASK, require_host
 from nsbox._seccomp import CompiledPolicy
 
 __all__ = ["TemplatePlan", "disk_backed", "plan_template"]
@@ -77,6 +77,8 @@ def plan_template(
         ConfigError: The configuration cannot work here: a mount without source, a CPU that is not there.
         UnsupportedHostError: The host lacks something that it asks for.
     """
+    if config.writable_root:
+        require_host(as_root=ids.ranges > 0, process_limit=tree.index_of("pids") is not None)
     root, cell = root_operations(config, as_root=ids.ranges > 0)
     resources = config.resources
     return TemplatePlan(

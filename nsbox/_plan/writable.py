@@ -27,9 +27,10 @@ dpkg, apt-get, adduser, su and daemons that give up their rights need just these
 
 ROOT_MASK = sum(1 << number for number in ROOT_CAPABILITIES.values())
 
-_ALWAYS = ("/usr", "/etc", "/var", "/opt", "/home")
+_EMPTY = (("/usr", 0o755), ("/etc", 0o755), ("/var", 0o755), ("/opt", 0o755), ("/home", 0o755), ("/root", 0o755))
+"""What is there in any case. /root is open, for an interpreter may lie in it that other users run as well."""
+
 _OWN_PLACES = (("/run", "run", 0o755), ("/run/lock", "run/lock", 0o1777))
-_ROOT_HOME = ("/root", "root", 0o755)  # an interpreter may lie in it, for users other than root as well
 INODES = 6
 """Of the quota, for one overlay: its directory, upper and work, and three that the kernel makes in work."""
 
@@ -70,17 +71,28 @@ _K = OperationKind
 _F = OperationFlag
 
 
-def require_ranges(*, as_root: bool) -> None:
-    """Check that root inside can be somebody of its own.
+def require_host(*, as_root: bool, process_limit: bool) -> None:
+    """Check that root inside can be somebody of its own, and is bounded.
+
+    Args:
+        as_root: Each sandbox has host uids of its own.
+        process_limit: The kernel counts the processes of a sandbox, not those of a user.
 
     Raises:
-        UnsupportedHostError: nsbox does not run as root.
+        UnsupportedHostError: It cannot.
     """
     if not as_root:
         raise UnsupportedHostError(
-            "writable_root=True needs host uids of each sandbox's own, to be root's inside, and nsbox to run as root",
+            "writable_root=True: root inside has to be somebody of its own, with host uids that only root can give",
             missing=("uid_range",),
             remedies=("run as root", "rootfs=DIRECTORY with what is needed installed already"),
+        )
+    if not process_limit:
+        raise UnsupportedHostError(
+            "writable_root=True: without the cgroup controller pids processes are limited for each user, of which root "
+            "inside has thousands",
+            missing=("process_limit",),
+            remedies=("mount or delegate the controller pids, see `nsbox doctor`",),
         )
 
 
@@ -144,7 +156,7 @@ def _lines(rows: Iterable[list[str]]) -> str:
 
 
 def add_overlays(tree: Tree, cell: Tree, root: str) -> list[str]:
-    """Make the root's directories writable, each by an overlay of its own; what is mounted below one, by another.
+    """Make the root's directories writable, each by an overlay of its own; those that are empty lie in the quota.
 
     Args:
         tree: Gets the directories that are missing.
@@ -155,20 +167,20 @@ def add_overlays(tree: Tree, cell: Tree, root: str) -> list[str]:
         The paths that are writable now.
     """
     bound = {one.path: one.arg for one in tree.operations if one.kind is _K.BIND and one.path.count("/") == 1}
-    bound = {path: source for path, source in bound.items() if os.path.isdir(source)}
-    links = {one.path for one in tree.operations if one.kind is _K.SYMLINK}
-    made = [path for path in _ALWAYS if path not in bound and path not in links]
-    places = [] if "/root" in bound or "/root" in links else [_ROOT_HOME]
-    for path in (*made, *(path for path, _, _ in places), "/run/lock"):
-        tree.directory(path)
-    for path, name, mode in (*_OWN_PLACES, *places):
-        cell.add(_K.QUOTA_DIR, path, name, _F.WRITABLE, mode, 0)
-    for path in sorted((*bound, *made)):
-        add_overlay(cell, path, bound.get(path, ""))
+    layers = {path: source for path, source in bound.items() if os.path.isdir(source)}
     if root == "/":
-        cell.add(_K.QUOTA_DIR, "/var/tmp", "var-tmp", _F.WRITABLE, 0o1777, 0)  # noqa: S108  # inside
+        layers |= {"/etc": "", "/var": ""}
+    taken = {*layers, *(one.path for one in tree.operations if one.kind in (_K.BIND, _K.SYMLINK))}
+    empty = [(path, path[1:], mode) for path, mode in _EMPTY if path not in taken]
+    for path, name, mode in (*empty, *_OWN_PLACES):
+        tree.directory(path)
+        cell.add(_K.QUOTA_DIR, path, f"own-{name}", _F.WRITABLE, mode, 0)
+    for path, source in sorted(layers.items()):
+        add_overlay(cell, path, source)
+    if root == "/":
+        cell.add(_K.QUOTA_DIR, "/var/tmp", "own-var-tmp", _F.WRITABLE, 0o1777, 0)  # noqa: S108  # inside
         _add_packages(cell)
-    return [*bound, *made, *(path for path, _, _ in (*_OWN_PLACES, *places))]
+    return [*layers, *(path for path, _, _ in (*empty, *_OWN_PLACES))]
 
 
 def _add_packages(cell: Tree) -> None:
@@ -200,7 +212,7 @@ def _quota_name(path: str) -> str:
 def overlay_inodes(operations: Iterable[Operation]) -> int:
     """What overlays and their like take of the quota before anything is written."""
     kinds = [one.kind for one in operations]
-    return INODES * kinds.count(_K.OVERLAY) + 4  # at most: /run, /run/lock, /root, /var/tmp
+    return INODES * kinds.count(_K.OVERLAY) + len(_EMPTY) + len(_OWN_PLACES) + 1  # at most; and /var/tmp
 
 
 def overlay_error(operation: Operation, code: int) -> UnsupportedHostError | None:
