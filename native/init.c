@@ -36,7 +36,9 @@ int empty_bounding_set(struct failure *failure)
 
 static int drop_capabilities(uint64_t kept, struct failure *failure)
 {
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || sys_capset(kept) < 0)
+	/* a change of ids or capabilities has made the process as dumpable as /proc/sys/fs/suid_dumpable says, proc(5) */
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || sys_capset(kept) < 0
+	    || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return fail(failure, STAGE_CREDENTIALS, 3);
 	return 0;
 }
