@@ -50,8 +50,10 @@ def find_user(user: str | int | None, passwd: str, ids: IdMap) -> User:
     found = _parse(user, passwd)
     if found is None:
         raise program_start_error(str(user), ENOENT, f"the sandbox's /etc/passwd has no user {user!r}")
-    if found.uid == ids.init_id != PROGRAM_ID or not ids.has(found.uid) or not ids.has(found.gid):
-        raise program_start_error(str(user), EPERM, f"uid {found.uid} is not to be had: {ids.description}")
+    init_is_apart = ids.init_id != PROGRAM_ID
+    for kind, one in (("uid", found.uid), ("gid", found.gid)):
+        if (init_is_apart and one == ids.init_id) or not ids.has(one):
+            raise program_start_error(str(user), EPERM, f"{kind} {one} is not to be had: {ids.description}")
     return found
 
 

@@ -345,6 +345,7 @@ HOSTILE = {
     "a million lines": ("yes x: | head -c 3000000 > /etc/passwd", "no user 'alice'"),
     "a uid beyond the map": ("echo alice:x:70000:70000::/:/bin/sh >> /etc/passwd", "uid 70000"),
     "the uid of PID 1": ("echo alice:x:65533:65533::/:/bin/sh >> /etc/passwd", "uid 65533"),
+    "the gid of PID 1": ("echo alice:x:5:65533::/:/bin/sh >> /etc/passwd", "gid 65533"),
     "no number": ("echo alice:x:-1:0::/:/bin/sh >> /etc/passwd", "no user 'alice'"),
     "a number that is too large": ("echo alice:x:99999999999999999999:0::/:/bin/sh >> /etc/passwd", "no user 'alice'"),
     "a NUL": (r"printf 'alice:x:5:5::/\0:/bin/sh\n' >> /etc/passwd", "no user 'alice'"),
@@ -416,4 +417,25 @@ def test_without_root_it_is_refused_with_the_remedy() -> None:
         one.start()
     assert caught.value.remedies[0] == "run as root"
     with nsbox.Sandbox() as other:
+        assert other.shell("true").ok
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_cgroups
+@pytest.mark.lane_unified
+def test_a_host_without_shifted_ids_is_told_so() -> None:
+    """On its root there is a writable one, or the error names the file system's lack and the remedy."""
+    one = sandbox()
+    refused = None
+    try:
+        one.start()
+        as_root(one, "touch /usr/new")
+    except nsbox.UnsupportedHostError as exc:
+        refused = exc
+    finally:
+        one.terminate()
+    if refused is not None:
+        assert refused.missing == ("overlay",)
+        assert any("rootfs=DIRECTORY" in remedy or "modprobe" in remedy for remedy in refused.remedies)
+    with sandbox(writable_root=False) as other:
         assert other.shell("true").ok
