@@ -74,8 +74,12 @@ static int make_dir(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int parent = open_parent(builder->root, op->path, &name);
 	if (parent < 0)
 		return -1;
-	if (mkdirat(parent, name, (mode_t)op->a) == 0)
+	if (mkdirat(parent, name, (mode_t)op->a) == 0) {
+		uint32_t owner = builder->id_namespace >= 0 ? map_id(&builder->ids, 0) : 0; /* where root inside is somebody */
+		if (owner && fchownat(parent, name, owner, owner, AT_SYMLINK_NOFOLLOW) < 0)
+			return -1;
 		return fchmodat(parent, name, (mode_t)op->a, 0); /* mkdir is subject to the umask */
+	}
 	if (errno != EEXIST)
 		return -1;
 	AUTO_CLOSE int found = open_beneath(parent, name, O_PATH | O_DIRECTORY);

@@ -86,7 +86,8 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
         _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)), config)
     places = _writable_places(config, tree)
     for path, _, _ in places:
-        tree.directory(path)
+        if not _is_made_writable(config, tree, path):
+            tree.directory(path)
     _add_system(cell)
     if as_root:
         _limit_shared_memory(cell, config)
@@ -163,15 +164,26 @@ def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str,
     working = config.working_directory
     if not any(hostfiles.is_below(working, path) for path, _, _ in places):
         top = "/" + working.split("/")[1]
-        if working == "/" or tree.covers(top):
+        if _is_made_writable(config, tree, working):
+            if not (tree.covers(top) and _exists_in_root(config, working)):
+                places.append((working, "workspace", 0o755))
+        elif working == "/" or tree.covers(top):
             raise ConfigError(
                 f"working_directory={working!r}: must be a path that can be writable: below /workspace, {HOME}, /tmp, "
                 "or a directory that the root does not have"
             )
-        places.append((top, "workspace", 0o755))
+        else:
+            places.append((top, "workspace", 0o755))
     if not any(path == "/workspace" for path, _, _ in places):
         places.append(("/workspace", "default", 0o755))
     return places
+
+
+def _is_made_writable(config: SandboxConfig, tree: _Tree, path: str) -> bool:
+    """Whether `path` lies in what `writable_root` makes writable, and so is made in each sandbox."""
+    top = "/" + path.split("/")[1]
+    own = any(hostfiles.is_below(path, place) for place, _, _ in _WRITABLE)
+    return config.writable_root and not own and path != "/" and (top in writable.TOPS or tree.covers(top))
 
 
 def _add_system(cell: _Tree) -> None:
@@ -206,9 +218,13 @@ def _add_quota(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[tup
             cell.directory(path)
     for path, name, mode in places:
         flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
+        if _is_made_writable(config, tree, path):
+            cell.directory(path)
         cell.add(_K.QUOTA_DIR, path, name, flags, mode, PROGRAM_ID)
     working = config.working_directory
-    if working not in {path for path, _, _ in places}:
+    if _is_made_writable(config, tree, working):
+        cell.directory(working)
+    elif working not in {path for path, _, _ in places}:
         name = next(name for path, name, _ in places if hostfiles.is_below(working, path))
         top = next(path for path, _, _ in places if hostfiles.is_below(working, path))
         steps = Path(working).relative_to(top).parts

@@ -31,6 +31,8 @@ _EMPTY = (("/usr", 0o755), ("/etc", 0o755), ("/var", 0o755), ("/opt", 0o755), ("
 """What is there in any case. /root is open, for an interpreter may lie in it that other users run as well."""
 
 _OWN_PLACES = (("/run", "run", 0o755), ("/run/lock", "run/lock", 0o1777))
+TOPS = frozenset(path for path, *_ in (*_EMPTY, *_OWN_PLACES) if path.count("/") == 1)
+
 INODES = 6
 """Of the quota, for one overlay: its directory, upper and work, and three that the kernel makes in work."""
 

@@ -9,7 +9,7 @@ import struct
 
 _OPENAT2 = 437  # the same on every architecture
 _HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
-_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04  # magic links too
 _RESOLVE_IN_ROOT = 0x10
 _CHUNK = 1 << 16
 
@@ -17,8 +17,8 @@ _CHUNK = 1 << 16
 def read_inside(root: int, path: str, most: int) -> bytes:
     """The first `most` bytes of a regular file below a sandbox's root; b"" where there is none. Does not block on it.
 
-    Links are followed as inside, and never out of the root (openat2(2)); what is no regular file, a FIFO or a device
-    for instance, is not opened for reading at all.
+    No link is followed (openat2(2)): this process may read what nobody inside may, a mounted file or one of /proc, whose
+    reading can even have an effect. What is no regular file, a FIFO or a device, is not opened for reading at all.
 
     Args:
         root: The sandbox's root directory, `Cell.root`.
@@ -53,7 +53,7 @@ def _open(root: int, path: str, flags: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     how = ctypes.create_string_buffer(
-        _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS), _HOW.size
+        _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_SYMLINKS), _HOW.size
     )
     fd: int = libc.syscall(
         ctypes.c_long(_OPENAT2), ctypes.c_long(root), ctypes.c_char_p(os.fsencode(path)), how,

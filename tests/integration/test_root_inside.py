@@ -341,6 +341,28 @@ def test_file_systems_below_the_root_are_writable_too_or_refused_by_name(root: P
     assert "rootfs=DIRECTORY" in refused
 
 
+@pytest.mark.needs_root
+@pytest.mark.needs_cgroups
+def test_a_working_directory_may_lie_in_the_writable_root(root: Path) -> None:
+    """One that is not there is made, for the sandbox's user; one that is there is used as it is; above it all is root's."""
+    with sandbox(working_directory="/usr/src/a/b") as one:
+        assert one.shell("pwd; touch f; stat -c %u . ..; ls -d /usr/src /usr/bin").stdout.split() == [
+            "/usr/src/a/b", "1000", "0", "/usr/bin", "/usr/src",
+        ]  # fmt: skip
+        as_root(one, "touch /usr/src/a/g; touch h")
+    for path in ("/opt/app", "/var/www/site", "/home/ada", "/etc/app", "/root/app"):
+        with sandbox(working_directory=path) as one:
+            assert one.shell("pwd; touch f; stat -c %u .").stdout.split() == [path, "1000"]
+            as_root(one, "id; touch /opt/x /var/x /etc/x; ls /etc/passwd /home/user")
+    with sandbox(working_directory="/usr/share") as one:
+        assert one.shell("pwd; stat -c %u .").stdout.split() == ["/usr/share", "0"]
+        as_root(one, "touch f")
+    with sandbox(rootfs=root, working_directory="/srv/site") as one:
+        assert as_root(one, "pwd; touch f; ls") == "/srv/site\nf\n"
+    with pytest.raises(nsbox.ConfigError, match="working_directory='/'"):
+        sandbox(working_directory="/").start()
+
+
 HOSTILE = {
     "a million lines": ("yes x: | head -c 3000000 > /etc/passwd", "no user 'alice'"),
     "a uid beyond the map": ("echo alice:x:70000:70000::/:/bin/sh >> /etc/passwd", "uid 70000"),
@@ -374,16 +396,18 @@ def test_a_hostile_passwd_is_a_clear_error(kind: str) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_cgroups
-def test_a_passwd_that_is_a_link_is_followed_inside(tmp_path: Path) -> None:
-    """To a file of the sandbox; an absolute link does not lead to the host's file of that name."""
-    canary = tmp_path / "passwd"
-    canary.write_text("alice:x:7:7::/:/bin/sh\n")
-    with sandbox() as one:
-        as_root(one, f"rm /etc/passwd; ln -s {canary} /etc/passwd")
-        with pytest.raises(nsbox.ProgramStartError, match="no user 'alice'"):
-            one.run(["id"], user="alice")
-        as_root(one, f"mkdir -p {tmp_path}; echo alice:x:5:5::/:/bin/sh > {canary}", user=0)
-        assert one.shell("id -u", user="alice").stdout == "5\n"
+def test_a_passwd_that_is_a_link_is_not_followed(shelf: Path) -> None:
+    """Neither to a mounted file that only the host's root may read, nor inside; as a file, the same text is read."""
+    line = "alice:x:7:7::/:/bin/sh"
+    (shelf / "private").write_text(f"{line}\n")
+    (shelf / "private").chmod(0o600)
+    with sandbox(mounts=[Mount(source=shelf, target="/shelf")]) as one:
+        for target in ("/shelf/private", "/usr/passwd"):
+            as_root(one, f"echo {line} > /usr/passwd; rm /etc/passwd; ln -s {target} /etc/passwd", user=0)
+            with pytest.raises(nsbox.ProgramStartError, match="no user 'alice'"):
+                one.run(["id"], user="alice")
+        as_root(one, "mv /usr/passwd /etc/passwd", user=0)
+        assert one.shell("id -u", user="alice").stdout == "7\n"
 
 
 @pytest.mark.needs_root
