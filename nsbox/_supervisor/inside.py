@@ -17,8 +17,8 @@ _CHUNK = 1 << 16
 def read_inside(root: int, path: str, most: int) -> bytes:
     """The first `most` bytes of a regular file below a sandbox's root; b"" where there is none. Does not block on it.
 
-    No link is followed (openat2(2)): this process may read what nobody inside may, a mounted file or one of /proc, whose
-    reading can even have an effect. What is no regular file, a FIFO or a device, is not opened for reading at all.
+    No link is followed (openat2(2)): this process may read what nobody inside may, a mounted file or one of /proc,
+    whose reading can even have an effect. What is no regular file, a FIFO or a device, is not opened for reading.
 
     Args:
         root: The sandbox's root directory, `Cell.root`.

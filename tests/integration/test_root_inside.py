@@ -344,7 +344,7 @@ def test_file_systems_below_the_root_are_writable_too_or_refused_by_name(root: P
 @pytest.mark.needs_root
 @pytest.mark.needs_cgroups
 def test_a_working_directory_may_lie_in_the_writable_root(root: Path) -> None:
-    """One that is not there is made, for the sandbox's user; one that is there is used as it is; above it all is root's."""
+    """One that is not there is made, for the sandbox's user; one that is there is used as it is; above it is root's."""
     with sandbox(working_directory="/usr/src/a/b") as one:
         assert one.shell("pwd; touch f; stat -c %u . ..; ls -d /usr/src /usr/bin").stdout.split() == [
             "/usr/src/a/b", "1000", "0", "/usr/bin", "/usr/src",
