@@ -15,7 +15,7 @@
 #include "mounts.h"
 #include "sys.h"
 
-enum { DEEPEST = 8, CHUNK = 1 << 20 };
+enum { DEEPEST = 32, CHUNK = 1 << 20 };
 
 static int copy_bytes(int from, int parent, const char *name, mode_t mode)
 {

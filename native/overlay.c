@@ -45,8 +45,9 @@ static int open_mapped_namespace(const struct builder *builder)
 		namespace = openat(proc, path, O_RDONLY | O_CLOEXEC);
 	}
 	int saved = errno;
-	(void)kill(holder, SIGKILL);      /* our own child, not reaped yet */
-	(void)waitpid(holder, NULL, 0);
+	if (kill(holder, SIGKILL) < 0)
+		return -1; /* not to be waited for; it ends with this process */
+	(void)waitpid(holder, NULL, 0); /* our own child, not reaped yet */
 	errno = saved;
 	return namespace;
 }
