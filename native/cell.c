@@ -230,7 +230,7 @@ static void adopt(struct launcher *launcher, struct cell *cell)
 	enum down_type of = cell->restart_id ? DOWN_RESTART : DOWN_CREATE;
 
 	cell->adopted = true;
-	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id }, fds, 4);
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 4);
 }
 
 static void replace(struct launcher *launcher, struct cell *cell)

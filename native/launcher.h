@@ -21,8 +21,11 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "credentials.h"
+#include "enter.h"
 #include "failure.h"
 #include "mounts.h"
+#include "packet.h"
 #include "payload.h"
 #include "wire.h"
 
@@ -135,10 +138,12 @@ struct task {
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
+	bool tell_start;
 	bool reported;
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
 	pid_t pid;
 	int pidfd;
+	int init;               /* pidfd of the init of its own that the process cloned has, else -1 */
 	struct failure failure;
 	enum kill_reason reason;
 	int wait_status;
@@ -208,9 +213,6 @@ void tell(struct launcher *launcher, const struct up *record, const int *fds, un
 void tell_done(struct launcher *launcher, enum down_type of, uint32_t id);
 void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, const struct failure *failure);
 void flush_outgoing(struct launcher *launcher);
-/* One packet with at most one descriptor, -1 where none came; for the small sockets to children. */
-ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count);
-int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
 
 /* template.c */
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
@@ -248,20 +250,6 @@ struct birth {
 	int control;
 };
 _Noreturn void be_init(const struct birth *birth);
-/* Becomes who a program is: no groups, these ids, these capabilities and no others; the bounding set stays. child */
-int drop_credentials(uint32_t uid, uint32_t gid, uint64_t capabilities, struct failure *failure);
-/* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
-int empty_bounding_set(struct failure *failure);
-int reduce_bounding_set(uint64_t capabilities, struct failure *failure);
-
-enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6 };
-struct child_message {
-	uint32_t word;
-	struct failure failure;
-	int32_t wait_status;
-	struct rusage usage;
-};
-
 /* task.c */
 struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure);
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -271,16 +259,6 @@ void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reaso
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
 void tasks_tick(struct launcher *launcher);
-
-/* enter.c, child */
-struct entrance {
-	struct cell *cell;
-	int control;
-	int proc;
-	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
-	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
-};
-_Noreturn void enter_sandbox(const struct entrance *entrance);
 
 /* deadline.c */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);

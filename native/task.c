@@ -48,7 +48,10 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 {
 	struct cell *cell = task->cell;
 	struct template *template = cell->template;
-	struct entrance entrance = { .cell = cell, .proc = launcher->proc };
+	struct entrance entrance = {
+		.cell = cell->pidfd, .proc = launcher->proc, .capabilities = template->capabilities,
+		.filter = template->filter, .filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
+	};
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	int pair[2];
 
@@ -74,8 +77,11 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
 	task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0)
-		enter_sandbox(&entrance);
+	if (task->pid == 0) {
+		struct program program;
+		enter_sandbox(&entrance, &program);
+		exec_program(&program);
+	}
 	int saved = errno;
 	drop_fd(&pair[1]);
 	close_joins(entrance.joins);
@@ -99,6 +105,7 @@ static void release(struct launcher *launcher, struct task *task)
 	unwatch(launcher, &task->control);
 	unwatch(launcher, &task->listener);
 	drop_fd(&task->pidfd);
+	drop_fd(&task->init);
 	free(task);
 }
 
@@ -113,7 +120,7 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 	}
 	*task = (struct task){
 		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
-		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .violation_number = -1,
+		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .init = -1, .violation_number = -1,
 	};
 	task->next = launcher->tasks;
 	launcher->tasks = task;
@@ -166,8 +173,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->oom_check_at = deadline_first_oom_check(launcher, task->started_at);
 	task->state = TASK_STARTING;
 	/* What it says from here on is heard when it has ended: waking up for it would only take time from the program. Not
-	 * so where the filter, and with it the descriptor that tells of violations, is still to come. */
-	if (task->listener.fd >= 0)
+	 * so where somebody wants to know, or where the filter, and with it the descriptor that tells of violations, is still
+	 * to come. */
+	task->tell_start = down->flags & EXEC_TELL_START;
+	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
 	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
@@ -205,22 +214,29 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
-	else if (down->flags & EXEC_TELL_START)
+}
+
+/* Its exec has closed what it held open, or it has died since. */
+static void runs(struct launcher *launcher, struct task *task)
+{
+	if (task->state != TASK_STARTING || !task->execs || task->failure.stage)
+		return;
+	task->state = TASK_RUNNING;
+	if (task->tell_start)
 		tell(launcher, &(struct up){ .type = UP_STARTED, .of = DOWN_EXEC, .id = task->id }, &task->pidfd, 1);
 }
 
-/* What the process says on its way. End of file after CHILD_EXECS: exec has closed the socket, or it has died since. */
+/* What the process says on its way. */
 static void hear(struct launcher *launcher, struct task *task)
 {
 	struct child_message message;
-	int listener = -1;
+	int passed = -1;
 	unsigned fd_count;
-	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &listener, 1, &fd_count);
+	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &passed, 1, &fd_count);
 
 	if (length != sizeof message) {
 		unwatch(launcher, &task->control);
-		if (task->state == TASK_STARTING && task->execs)
-			task->state = TASK_RUNNING;
+		runs(launcher, task);
 		return;
 	}
 	switch ((enum child_word)message.word) {
@@ -229,7 +245,7 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_LISTENER:
 		if (fd_count == 1 && task->listener.fd < 0) {
-			task->listener = (struct source){ .ready = listener_ready, .fd = take_fd(&listener) };
+			task->listener = (struct source){ .ready = listener_ready, .fd = take_fd(&passed) };
 			if (watch(launcher, &task->listener) < 0) {
 				(void)fail(&task->failure, STAGE_FILTER, 2);
 				task_kill(launcher, task, REASON_NONE);
@@ -244,11 +260,18 @@ static void hear(struct launcher *launcher, struct task *task)
 	case CHILD_EXECS:
 		task->execs = true;
 		break;
+	case CHILD_RUNS:
+		runs(launcher, task);
+		break;
+	case CHILD_INIT:
+		if (fd_count == 1 && task->init < 0)
+			task->init = take_fd(&passed);
+		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
 		break; /* PID 1's words */
 	}
-	drop_fd(&listener);
+	drop_fd(&passed);
 }
 
 static void control_ready(struct launcher *launcher, struct source *source, uint32_t events)
@@ -292,11 +315,13 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 	if (task->reason == REASON_NONE && !task->reaped)
 		task->reason = reason;
 	task->killed = true;
+	while (look(&task->control, POLLIN)) /* its init's name may be in there */
+		hear(launcher, task);
 	task_path(task, at);
 	/* The main process first, and apart: cgroup.kill may have to wait for who else moves processes on this host. One that
 	 * is gone already is no error: SIGCHLD is on its way. */
 	if (!task->reaped && task->pidfd >= 0)
-		(void)sys_pidfd_send_signal(task->pidfd, SIGKILL);
+		(void)sys_pidfd_send_signal(task->init >= 0 ? task->init : task->pidfd, SIGKILL);
 	(void)cgroup_kill(launcher, task->cell->template->hierarchies, at);
 }
 

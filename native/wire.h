@@ -34,7 +34,11 @@ enum down_type {
 };
 
 /* Flags of DOWN_EXEC. */
-enum { EXEC_TELL_START = 1 }; /* an UP_STARTED is wanted */
+enum {
+	EXEC_TELL_START = 1, /* an UP_STARTED is wanted */
+	EXEC_TERMINAL = 2,   /* its stdin is a terminal, which becomes the controlling one */
+	EXEC_WARM = 4,       /* an interpreter that is there already may run it */
+};
 
 struct down {
 	uint32_t type;
@@ -46,10 +50,12 @@ struct down {
 
 enum up_type {
 	UP_HELLO = 1,     /* id: WIRE_VERSION; fd: pidfd of the launcher */
-	UP_DONE = 2,      /* what was asked for (`of`, `id`) is done; DOWN_CREATE: fds: pidfd of PID 1, /, quota, source */
+	UP_DONE = 2,      /* what was asked for (`of`, `id`) is done; DOWN_CREATE, DOWN_RESTART: index: the number in the names
+	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source */
 	UP_FAILED = 3,    /* it failed at `stage` with `error`; nothing of it is left */
 	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone */
-	UP_STARTED = 6,   /* id: execution; fd: pidfd of its process, which is not the program yet */
+	UP_STARTED = 6,   /* id: execution, whose program runs; fd: pidfd of the process that the launcher waits for: the program,
+	                   * or without cgroups the process that waits for its pid namespace */
 	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead */
 };
 

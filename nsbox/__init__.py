@@ -1,10 +1,13 @@
 """nsbox: run code that is not trusted, on this Linux host, in a sandbox of its own.
 
 _sandbox, _blocking   AsyncSandbox, Sandbox, execute
+_handles, _blocking_handles   what those hand out: streams, processes
+_route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
 _plan                 decisions: from configuration to what the launcher is told
 _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
+_events, _records     what happens to a sandbox, and what it tells about its files, ports and resources
 _verdict, _results    from what the kernel said to a verdict, and what the caller gets
 _config, _states, _errors   the vocabulary
 _runtimes             languages, as data
@@ -12,6 +15,7 @@ _cli                  the command `nsbox`
 """
 
 from nsbox._blocking import Sandbox, execute
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
 from nsbox._config import (
     CpuAllocation,
     DiskAllocation,
@@ -43,7 +47,45 @@ from nsbox._errors import (
     SetupError,
     UnsupportedHostError,
 )
+from nsbox._events import (
+    Connected,
+    Created,
+    Disconnected,
+    DiskFull,
+    EnvironmentBatchUpdated,
+    EnvironmentDeleted,
+    EnvironmentUpdated,
+    Event,
+    EventsLost,
+    ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionOutput,
+    ExecutionStarted,
+    ExecutionTimeout,
+    FileDeleted,
+    FileDownloaded,
+    FileUploaded,
+    HeartbeatFailed,
+    MetricsUpdated,
+    PortClosed,
+    PortExposed,
+    ReconnectFailed,
+    RecoveryAttemptFailed,
+    RecoveryFailed,
+    RecoverySucceeded,
+    ResourceExceeded,
+    ResourceWarning,
+    Resumed,
+    RuntimeErrorEvent,
+    SecurityViolation,
+    Started,
+    StateChanged,
+    Suspended,
+    Terminated,
+)
+from nsbox._handles import EventStream, ExecutionStream, Process
 from nsbox._outputs import CodeError, RichOutput
+from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
 from nsbox._runtimes import RUNTIMES
 from nsbox._sandbox import AsyncSandbox
@@ -53,42 +95,88 @@ __all__ = [
     "ALLOWED_TRANSITIONS",
     "RUNTIMES",
     "AsyncSandbox",
+    "BlockingEventStream",
+    "BlockingExecutionStream",
+    "BlockingProcess",
     "CodeError",
     "ConfigError",
+    "Connected",
     "CpuAllocation",
+    "Created",
+    "Disconnected",
     "DiskAllocation",
+    "DiskFull",
     "EnforcementPolicy",
+    "EnvironmentBatchUpdated",
+    "EnvironmentDeleted",
+    "EnvironmentUpdated",
+    "Event",
+    "EventStream",
+    "EventsLost",
     "Execution",
+    "ExecutionCompleted",
     "ExecutionError",
+    "ExecutionFailed",
     "ExecutionMetrics",
     "ExecutionOptions",
+    "ExecutionOutput",
     "ExecutionResult",
+    "ExecutionStarted",
     "ExecutionStatus",
+    "ExecutionStream",
+    "ExecutionTimeout",
     "ExecutionTimeoutError",
+    "ExposedPort",
+    "FileChange",
+    "FileDeleted",
+    "FileDownloaded",
+    "FileInfo",
     "FileOperationError",
+    "FileUploaded",
+    "HeartbeatFailed",
     "InvalidStateError",
     "InvalidStateTransitionError",
     "MemoryAllocation",
+    "MetricsUpdated",
     "MonitoringThresholds",
     "Mount",
     "NetworkAllocation",
     "NetworkError",
+    "PortClosed",
+    "PortExposed",
+    "Process",
     "ProcessAllocation",
     "ProgramStartError",
+    "ReconnectFailed",
+    "RecoveryAttemptFailed",
+    "RecoveryFailed",
     "RecoveryPolicy",
+    "RecoverySucceeded",
     "ResourceAllocation",
+    "ResourceExceeded",
     "ResourceExceededError",
     "ResourceLimitError",
+    "ResourceMetrics",
+    "ResourceUsage",
+    "ResourceWarning",
+    "Resumed",
     "RichOutput",
     "Runtime",
+    "RuntimeErrorEvent",
     "Sandbox",
     "SandboxConfig",
     "SandboxError",
     "SandboxMetadata",
     "SandboxStatus",
+    "SecurityViolation",
     "SecurityViolationError",
     "SetupError",
+    "Started",
+    "StateChanged",
+    "Suspended",
+    "Terminated",
     "UnsupportedHostError",
+    "Usage",
     "Verdict",
     "execute",
 ]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
 from nsbox._config import ExecutionOptions, SandboxConfig, make_config, make_options, split_fields
 from nsbox._core import SandboxCore
+from nsbox._core.handlers import ThreadHandlers
+from nsbox._core.interactive import spawn
+from nsbox._core.streaming import Streaming
+from nsbox._events import Event
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
 from nsbox._supervisor.portal import get_portal, shutdown
 
 __all__ = ["Sandbox", "execute", "shutdown"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_HANDLERS_SECONDS = 10.0
 
 
 class Sandbox(SandboxProperties):
@@ -35,6 +39,7 @@ class Sandbox(SandboxProperties):
     def __init__(self, config: SandboxConfig | None = None, /, **fields: Any) -> None:
         self._core = SandboxCore(make_config(config, **fields))
         self._portal = get_portal()
+        self._handlers = ThreadHandlers(self._report)
 
     @classmethod
     def create(cls, config: SandboxConfig | None = None, /, **fields: Any) -> Self:
@@ -54,47 +59,97 @@ class Sandbox(SandboxProperties):
 
     def start(self) -> None:
         """See `AsyncSandbox.start`."""
-        self._call(self._core.start)
+        self._portal.call(self._core.start)
 
     def suspend(self, *, stop_executions: bool = False) -> None:
         """See `AsyncSandbox.suspend`."""
-        self._call(self._core.suspend, stop_executions=stop_executions)
+        self._portal.call(self._core.suspend, stop_executions=stop_executions)
 
     def resume(self) -> None:
         """See `AsyncSandbox.resume`."""
-        self._call(self._core.resume)
+        self._portal.call(self._core.resume)
 
     def restart(self) -> None:
         """See `AsyncSandbox.restart`."""
-        self._call(self._core.restart)
+        self._portal.call(self._core.restart)
 
     def reset(self) -> None:
         """See `AsyncSandbox.reset`."""
-        self._call(self._core.reset)
+        self._portal.call(self._core.reset)
 
     def terminate(self) -> None:
         """See `AsyncSandbox.terminate`."""
         if self._portal.usable:
-            self._call(self._core.terminate)
+            self._portal.call(self._core.terminate)
+            self._handlers.wait(_HANDLERS_SECONDS)
 
     def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.execute`."""
-        return self._call(self._core.execute, check_code(code), make_options(options, **fields))
+        return self._portal.call(self._core.executions.execute, check_code(code), make_options(options, **fields))
+
+    def execute_stream(
+        self, code: str, options: ExecutionOptions | None = None, /, **fields: Any
+    ) -> BlockingExecutionStream:
+        """See `AsyncSandbox.execute_stream`."""
+        return BlockingExecutionStream(
+            self._portal, Streaming(self._core, check_code(code), make_options(options, **fields))
+        )
 
     def run(self, argv: Sequence[str], options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.run`."""
-        return self._call(self._core.run, check_argv(argv), make_options(options, **fields))
+        return self._portal.call(self._core.executions.run, check_argv(argv), make_options(options, **fields))
 
     def shell(self, command: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.shell`."""
         return self.run(("/bin/sh", "-c", command), options, **fields)
 
+    def spawn(
+        self,
+        argv: Sequence[str],
+        options: ExecutionOptions | None = None,
+        /,
+        *,
+        pty: tuple[int, int] | None = None,
+        **fields: Any,
+    ) -> BlockingProcess:
+        """See `AsyncSandbox.spawn`."""
+        return BlockingProcess(
+            self._portal, self._portal.call(spawn, self._core, check_argv(argv), make_options(options, **fields), pty)
+        )
+
     def terminate_execution(self, execution_id: str) -> None:
         """See `AsyncSandbox.terminate_execution`."""
-        self._call(self._core.terminate_execution, execution_id)
+        self._portal.call(self._core.executions.terminate, execution_id)
 
-    def _call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._portal.call(function, *args, **kwargs)
+    def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
+        """See `AsyncSandbox.on`.
+
+        Handlers run in a thread of their own, and may call the sandbox. `terminate` waits up to ten seconds for them.
+        """
+        return self._core.emitter.subscribe(event, lambda one: self._handlers.deliver(handler, one))
+
+    def events(self) -> BlockingEventStream:
+        """See `AsyncSandbox.events`."""
+        return BlockingEventStream(self._portal, self._core.emitter.read())
+
+    def set_environment_variable(self, key: str, value: str) -> None:
+        """See `AsyncSandbox.set_environment_variable`."""
+        self._portal.call(self._core.environment.set, key, value)
+
+    def set_environment_variables(self, variables: Mapping[str, str]) -> None:
+        """See `AsyncSandbox.set_environment_variables`."""
+        self._portal.call(self._core.environment.set_all, variables)
+
+    def get_environment_variable(self, key: str) -> str | None:
+        """See `AsyncSandbox.get_environment_variable`."""
+        return self._portal.call(self._core.environment.get, key)
+
+    def delete_environment_variable(self, key: str) -> None:
+        """See `AsyncSandbox.delete_environment_variable`."""
+        self._portal.call(self._core.environment.delete, key)
+
+    def _report(self, kind: type[Event], **fields: Any) -> None:
+        self._portal.run_soon(lambda: self._core.emitter.emit(kind, **fields))
 
 
 def execute(code: str, /, **fields: Any) -> ExecutionResult:

@@ -6,22 +6,22 @@ thread, as those of `Sandbox` do.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
-
-import trio
+from typing import Any, Self
 
 from nsbox._config import ExecutionOptions, ResourceAllocation, SandboxConfig, make_config, make_options
 from nsbox._config.validation import texts
 from nsbox._core import SandboxCore
-from nsbox._errors import ConfigError, InvalidStateError
+from nsbox._core.handlers import AsyncioHandlers, Handlers, TrioHandlers
+from nsbox._core.interactive import spawn
+from nsbox._core.streaming import Streaming
+from nsbox._errors import ConfigError
+from nsbox._events import Event
+from nsbox._handles import EventStream, ExecutionStream, Process
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
+from nsbox._route import Route
 from nsbox._states import ACTIVE, SandboxStatus
-from nsbox._supervisor.portal import Portal, get_portal
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class SandboxProperties:
@@ -81,7 +81,7 @@ class SandboxProperties:
     @property
     def executions(self) -> Mapping[str, Execution]:
         """The running ones, by id; a snapshot."""
-        return self._core.executions
+        return self._core.running
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.status.value}, {len(self.executions)} executions>"
@@ -129,8 +129,8 @@ class AsyncSandbox(SandboxProperties):
 
     def __init__(self, config: SandboxConfig | None = None, /, **fields: Any) -> None:
         self._core = SandboxCore(make_config(config, **fields))
-        self._portal: Portal | None = None
-        self._run: object = None
+        self._route = Route()
+        self._handlers: Handlers | None = None
 
     @classmethod
     async def create(cls, config: SandboxConfig | None = None, /, **fields: Any) -> Self:
@@ -159,7 +159,7 @@ class AsyncSandbox(SandboxProperties):
             SetupError: The kernel refused a step. It is in ERROR, and nothing of it is left.
             InvalidStateError: It was started before.
         """
-        await self._call(self._core.start)
+        await self._route.call(self._core.start)
 
     async def suspend(self, *, stop_executions: bool = False) -> None:
         """Stop every process by the cgroup freezer (cgroup-v2.rst, cgroup.freeze); returns when the kernel says so.
@@ -174,7 +174,7 @@ class AsyncSandbox(SandboxProperties):
             UnsupportedHostError: There is no freezer here.
             SetupError: The kernel refused.
         """
-        await self._call(self._core.suspend, stop_executions=stop_executions)
+        await self._route.call(self._core.suspend, stop_executions=stop_executions)
 
     async def resume(self) -> None:
         """Let every process go on; the state is the one of before `suspend`.
@@ -183,7 +183,7 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: It is not suspended.
             SetupError: The kernel refused.
         """
-        await self._call(self._core.resume)
+        await self._route.call(self._core.resume)
 
     async def restart(self) -> None:
         """End every process and make new ones; id and files are kept. Running executions are CANCELLED.
@@ -192,7 +192,7 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: It is neither active nor suspended.
             SetupError: The kernel refused; executions have ended, else it is as it was.
         """
-        await self._call(self._core.restart)
+        await self._route.call(self._core.restart)
 
     async def reset(self) -> None:
         """Make it as new: no process, no file of before; the id is kept. Running executions are CANCELLED.
@@ -201,7 +201,7 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: It is not started, or has ended.
             SetupError: The kernel refused; it is in ERROR.
         """
-        await self._call(self._core.reset)
+        await self._route.call(self._core.reset)
 
     async def terminate(self) -> None:
         """End it: every process is dead and everything removed on return. From any state; a second time, nothing.
@@ -209,7 +209,7 @@ class AsyncSandbox(SandboxProperties):
         Running executions are CANCELLED. Not cancelled itself: it takes some milliseconds. The kernel empties a network
         namespace, and lets go of the loop device of a disk image, a moment later.
         """
-        await self._call(self._core.terminate)
+        await self._route.call(self._core.terminate)
 
     async def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a program in the language of `options`, else of the sandbox's runtime.
@@ -232,7 +232,15 @@ class AsyncSandbox(SandboxProperties):
 
         Cancellation kills the execution and everything it started, and waits for that.
         """
-        return await self._call(self._core.execute, check_code(code), make_options(options, **fields))
+        return await self._route.call(self._core.executions.execute, check_code(code), make_options(options, **fields))
+
+    def execute_stream(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionStream:
+        """Run a program and iterate over what it writes, as it is written. As `execute` else, and the same path.
+
+        Returns:
+            An async iterator of events, which starts the program; its `result` is there at the end.
+        """
+        return ExecutionStream(self._route, Streaming(self._core, check_code(code), make_options(options, **fields)))
 
     async def run(
         self, argv: Sequence[str], options: ExecutionOptions | None = None, /, **fields: Any
@@ -244,11 +252,40 @@ class AsyncSandbox(SandboxProperties):
             options: How; None: the defaults. `language` means nothing here.
             fields: Fields of `ExecutionOptions`, over `options`.
         """
-        return await self._call(self._core.run, check_argv(argv), make_options(options, **fields))
+        return await self._route.call(self._core.executions.run, check_argv(argv), make_options(options, **fields))
 
     async def shell(self, command: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a line of /bin/sh. As `run` of `/bin/sh -c command`."""
         return await self.run(("/bin/sh", "-c", command), options, **fields)
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        options: ExecutionOptions | None = None,
+        /,
+        *,
+        pty: tuple[int, int] | None = None,
+        **fields: Any,
+    ) -> Process:
+        """Start a program and talk to it while it runs. It is an execution: it takes a slot, and all limits hold but
+        that of output, which is yours to read.
+
+        Args:
+            argv: As for `run`.
+            options: How; `stdin` is not for here.
+            pty: Rows and columns of a pseudo-terminal, which becomes its controlling one; None: three pipes.
+            fields: Fields of `ExecutionOptions`, over `options`.
+
+        Returns:
+            The program, running. End it by `async with`, `aclose`, or its own will.
+
+        Raises:
+            SandboxError: As `run`.
+
+        Cancellation ends the program and waits for that.
+        """
+        process = await self._route.call(spawn, self._core, check_argv(argv), make_options(options, **fields), pty)
+        return Process(self._route, process)
 
     async def terminate_execution(self, execution_id: str) -> None:
         """Kill an execution and everything it started; its result says CANCELLED.
@@ -256,18 +293,60 @@ class AsyncSandbox(SandboxProperties):
         Raises:
             InvalidStateError: No such execution is running.
         """
-        await self._call(self._core.terminate_execution, execution_id)
+        await self._route.call(self._core.executions.terminate, execution_id)
 
-    async def _call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """In the caller's trio run, or else in the supervisor's thread; the first call decides for all."""
-        if trio.lowlevel.in_trio_run():
-            here: object = trio.lowlevel.current_trio_token()
-        else:
-            here = self._portal = self._portal or get_portal()
-        if self._run is None:
-            self._run = here
-        if self._run is not here:
-            raise InvalidStateError("this sandbox belongs to another event loop, the one that first used it")
-        if self._portal is None:
-            return await function(*args, **kwargs)
-        return await self._portal.call_from_asyncio(function, *args, **kwargs)
+    def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
+        """Have a handler called with every event of a kind, from now on, in the order in which things happen.
+
+        Handlers run one after the other, apart from what the sandbox does, and may call it. What one raises is logged
+        (logger "nsbox") and reported as `RuntimeErrorEvent`.
+
+        Args:
+            event: A class of events (`Event` for all), its name in snake_case ("execution_started") or in camelCase.
+            handler: Plain, or async: then it is awaited before the next one is called.
+
+        Returns:
+            What unsubscribes it.
+
+        Raises:
+            ConfigError: There is no such event.
+        """
+        return self._core.emitter.subscribe(event, lambda one: self._find_handlers().deliver(handler, one))
+
+    def events(self) -> EventStream:
+        """All events from now on, up to `Terminated`.
+
+        Up to 1,024 wait for a slow reader, who then loses the oldest and is told how many by an `EventsLost`.
+        """
+        return EventStream(self._route, self._core.emitter.read())
+
+    async def set_environment_variable(self, key: str, value: str) -> None:
+        """Set a variable for the next executions.
+
+        Raises:
+            ConfigError: No such variable can be.
+            InvalidStateError: The sandbox has ended.
+        """
+        await self._route.call(self._core.environment.set, key, value)
+
+    async def set_environment_variables(self, variables: Mapping[str, str]) -> None:
+        """Set several at once, or none of them. As `set_environment_variable`."""
+        await self._route.call(self._core.environment.set_all, variables)
+
+    async def get_environment_variable(self, key: str) -> str | None:
+        """Its value for the next executions; None: it is not set here. HOME, PATH and their like have defaults."""
+        return await self._route.call(self._core.environment.get, key)
+
+    async def delete_environment_variable(self, key: str) -> None:
+        """Remove a variable; one that is not there is no error. As `set_environment_variable`."""
+        await self._route.call(self._core.environment.delete, key)
+
+    def _find_handlers(self) -> Handlers:
+        """Called when an event is delivered, when it is known where this sandbox lives."""
+        if self._handlers is None:
+            asynchronous = self._route.loop is not None
+            self._handlers = AsyncioHandlers(self._report, self._route) if asynchronous else TrioHandlers(self._report)
+        return self._handlers
+
+    def _report(self, kind: type[Event], **fields: Any) -> None:
+        self._route.run_soon(lambda: self._core.emitter.emit(kind, **fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 
 from nsbox._config.frozen import FrozenMap, shown
 from nsbox._config.runtime import language_name
@@ -82,14 +82,29 @@ class ExecutionOptions:
         )
 
     def __repr__(self) -> str:
-        """What differs from the defaults, shortened: stdin may be many megabytes."""
+        """What differs from the defaults, shortened: stdin may be many megabytes, and variables may be secrets."""
         parts = []
         for item in fields(self):
-            value = getattr(self, item.name)
+            value = self.without_secrets.environment if item.name == "environment" else getattr(self, item.name)
             default = item.default if item.default is not MISSING else FrozenMap()
             if value != default:
                 parts.append(f"{item.name}={shown(value)}")
         return f"ExecutionOptions({', '.join(parts)})"
+
+    def with_environment(self, **variables: str) -> ExecutionOptions:
+        """The same with more variables."""
+        return replace(self, environment=FrozenMap({**self.environment, **variables}))
+
+    @property
+    def without_secrets(self) -> ExecutionOptions:
+        """The same with the values of `environment` hidden: what events, logs and stores get."""
+        if not self.environment:
+            return self
+        return replace(self, environment=FrozenMap(dict.fromkeys(self.environment, HIDDEN)))
+
+
+HIDDEN = "<hidden>"
+"""What stands for the value of a variable of one execution, wherever it is only shown."""
 
 
 def _check_stdin(value: object) -> None:
@@ -133,12 +148,15 @@ class Limits:
     environment: Mapping[str, str]
 
 
-def effective_limits(config: SandboxConfig, options: ExecutionOptions) -> Limits:
+def effective_limits(
+    config: SandboxConfig, options: ExecutionOptions, variables: Mapping[str, str] | None = None
+) -> Limits:
     """Join the options of one execution to the configuration of its sandbox.
 
     Args:
         config: The sandbox's configuration.
         options: The execution's options.
+        variables: The sandbox's environment now; None: as configured.
 
     Raises:
         ConfigError: An option asks for more than the sandbox has.
@@ -154,7 +172,7 @@ def effective_limits(config: SandboxConfig, options: ExecutionOptions) -> Limits
         cpu_seconds=cpu if options.cpu_timeout is None else options.cpu_timeout,
         memory_bytes=own_mb << 20 if own_mb < memory_mb else None,
         working_directory=_below(config.working_directory, options.working_directory),
-        environment=FrozenMap({**config.environment, **options.environment}),
+        environment=FrozenMap({**(config.environment if variables is None else variables), **options.environment}),
     )
 
 

@@ -5,12 +5,14 @@
     syscalls      real system calls with arguments that fail, to see whether the kernel knows them
     facts         everything that is read from the host, once, as data
     capabilities  facts -> one check a capability; the names of `SandboxConfig.require`
+    landlock      what keeps executions of one sandbox apart
     doctor        those, and what else a person wants to see, for `nsbox doctor`
 """
 
 from nsbox._host.capabilities import KNOWN_CAPABILITIES, Check, capability_checks, missing_capabilities
 from nsbox._host.doctor import checks, host_checks
 from nsbox._host.facts import HostFacts, probe_host
+from nsbox._host.landlock import landlock_abi, separation_of_executions
 
 __all__ = [
     "KNOWN_CAPABILITIES",
@@ -19,6 +21,8 @@ __all__ = [
     "capability_checks",
     "checks",
     "host_checks",
+    "landlock_abi",
     "missing_capabilities",
     "probe_host",
+    "separation_of_executions",
 ]

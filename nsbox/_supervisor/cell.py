@@ -31,6 +31,7 @@ class Cell:
         source: The directory that programs are read from.
         lost: Why it is dead, once its PID 1 has died unasked.
         on_lost: Called when that happens.
+        number: Its cgroups are named after it: "s<number>" below each of the supervisor's base directories.
         refused_before: The sandbox's count of refused forks at the last look.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
     """
@@ -44,16 +45,18 @@ class Cell:
     source: int = -1
     lost: NetworkError | None = None
     on_lost: Callable[[NetworkError], object] | None = None
+    number: int = 0
     refused_before: int = 0
     on_begin: Callable[[], object] | None = None
 
-    def take_descriptors(self, fds: list[int]) -> None:
-        """Those that come with the answer to CREATE and RESTART, in their order; the ones of before are closed.
+    def take(self, record: wire.Record, fds: list[int]) -> None:
+        """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
 
         Raises:
             SetupError: They did not all arrive: this process may have no more open.
         """
         self.close_descriptors()
+        self.number = record.index
         if len(fds) != _DESCRIPTORS:
             for fd in fds:
                 os.close(fd)
@@ -81,9 +84,7 @@ class Cell:
         if self.on_lost is not None:
             self.on_lost(self.lost)
 
-    async def begin(
-        self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool = False
-    ) -> Answer:
+    async def begin(self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, flags: int = 0) -> Answer:
         """Send an execution on its way. The descriptors remain the caller's.
 
         Returns:
@@ -94,21 +95,15 @@ class Cell:
         """
         answer = self.channel.expect(wire.Down.EXEC, id)
         try:
-            await self._send_execution(id, plan, stdio, tell_start=tell_start)
+            await self.channel.send(
+                wire.Down.EXEC, id, parent=self.id, flags=flags, payload=wire.encode_execution(plan), fds=stdio
+            )
         except BaseException:  # not sent: nothing will be heard of it
             self.channel.break_off(wire.Down.EXEC, id, NetworkError("it was not started"))
             raise
         if self.on_begin is not None:
             self.on_begin()
         return answer
-
-    async def _send_execution(
-        self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, tell_start: bool
-    ) -> None:
-        await self.channel.send(
-            wire.Down.EXEC, id, parent=self.id, flags=wire.EXEC_TELL_START if tell_start else 0,
-            payload=wire.encode_execution(plan), fds=stdio,
-        )  # fmt: skip
 
     async def kill(self, id: int, reason: KillReason) -> None:
         """End an execution; the first reason is kept. Whether it had ended before, its record will say."""
@@ -129,8 +124,7 @@ class Cell:
 
     async def restart(self) -> None:
         """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""
-        _, fds = await self._do(wire.Down.RESTART, "new processes")
-        self.take_descriptors(fds)
+        self.take(*await self._do(wire.Down.RESTART, "new processes"))
 
     async def destroy(self) -> None:
         """Kill every process and remove everything; also when it is dead already. Not cancelled.

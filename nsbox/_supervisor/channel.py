@@ -214,9 +214,9 @@ class Channel:
         self._answers.pop((type, id), None)
         return False
 
-    def expect_start(self, id: int) -> Answer:
-        """Prepare for `Up.STARTED` of an execution that is about to be sent."""
-        return self._started.setdefault(id, Answer())
+    def expect_start(self, id: int, on_settled: Callable[[Answer], object]) -> None:
+        """Prepare for `Up.STARTED` of an execution that is about to be sent; it may never come."""
+        self._started[id] = Answer(on_settled)
 
     def break_off(self, type: wire.Down, id: int, failure: Exception) -> None:
         """Let who waits for an answer know that none will come."""

@@ -20,7 +20,7 @@ from nsbox._seccomp import abi_name, syscall_name
 from nsbox._supervisor import wire
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.channel import Answer
-from nsbox._supervisor.pump import Budget, OutputPump, feed
+from nsbox._supervisor.pump import Budget, OutputPump, Sink, feed
 from nsbox._supervisor.sampling import Sampler
 from nsbox._verdict import KillReason, Observation, Violation
 
@@ -79,10 +79,15 @@ class Outcome:
     suspended_seconds: float
 
 
-async def run_execution(cell: Cell, order: Order) -> Outcome:
+async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
     """Run a program to its end.
 
     Cancellation kills the execution, waits until its whole tree is dead, and goes on its way.
+
+    Args:
+        cell: Where.
+        order: What.
+        sink: Gets the output as it is written.
 
     Raises:
         ProgramStartError: The program, or the working directory, is not there or not to be used.
@@ -92,46 +97,103 @@ async def run_execution(cell: Cell, order: Order) -> Outcome:
     with _pipes() as pipes:
         killer = _Killer(cell, order.id)
         budget = Budget(order.output_bytes, killer.output_limit)
-        pumps = (
-            OutputPump(pipes.stdout, budget, keep=order.keep_output),
-            OutputPump(pipes.stderr, budget, keep=order.keep_output),
-        )
-        sampler = Sampler(
-            memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
-            group=order.group, kill=killer.kill,
-        )  # fmt: skip
+        stdout = OutputPump("stdout", pipes.stdout, budget, keep=order.keep_output, sink=sink)
+        stderr = OutputPump("stderr", pipes.stderr, budget, keep=order.keep_output, sink=sink)
         rest = pipes.give_stdin(order.stdin)
-        started = cell.channel.expect_start(order.id) if order.sampled else None
-        answer = await cell.begin(order.id, order.plan, pipes.theirs, tell_start=order.sampled)
-        pipes.close_theirs()
+        beside: list[Callable[[], Awaitable[object]]] = [stdout.run, stderr.run, killer.run]
+        if rest:
+            beside.append(lambda: feed(pipes.take_stdin(), rest))
+        record, sampler = await _carry_out(
+            cell, order, killer, pipes.theirs, pipes.close_theirs, beside, at_once=bool(rest) or sink.wanted
+        )
+        stdout.drain()
+        stderr.drain()
+        return _outcome(cell, order, record, sampler, budget.dropped, bytes(stdout.kept), bytes(stderr.kept))
+
+
+async def run_interactive(
+    cell: Cell,
+    order: Order,
+    stdio: tuple[int, int, int],
+    *,
+    terminal: bool,
+    close_stdio: Callable[[], None],
+    on_start: Callable[[int], None],
+) -> Outcome:
+    """Run a program whose input and output are its caller's business.
+
+    Cancellation and errors as with `run_execution`; its output is neither kept nor limited.
+
+    Args:
+        cell: Where.
+        order: What; of it, `stdin`, `keep_output` and `output_bytes` mean nothing here.
+        stdio: What becomes the program's stdin, stdout and stderr.
+        terminal: Whether its stdin is a terminal, which is to be the controlling one.
+        close_stdio: Called once those are no longer needed here.
+        on_start: Called with a pidfd of its own once the program runs. It is not called where it could not be started.
+    """
+    record, sampler = await _carry_out(
+        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal, on_start=on_start
+    )
+    return _outcome(cell, order, record, sampler, 0, b"", b"")
+
+
+async def _carry_out(
+    cell: Cell,
+    order: Order,
+    killer: _Killer,
+    stdio: tuple[int, int, int],
+    close_stdio: Callable[[], None],
+    beside: list[Callable[[], Awaitable[object]]],
+    *,
+    at_once: bool,
+    terminal: bool = False,
+    on_start: Callable[[int], None] | None = None,
+) -> tuple[wire.Record, Sampler]:
+    """The way down and up, with `beside` running meanwhile: at once, or only if the program does not end at once."""
+    sampler = Sampler(
+        memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
+        group=order.group, kill=killer.kill,
+    )  # fmt: skip
+    flags = wire.EXEC_TERMINAL if terminal else 0
+    start = _Start(on_start)
+    try:
+        if order.sampled or on_start is not None:
+            flags |= wire.EXEC_TELL_START
+            cell.channel.expect_start(order.id, start.settled)
+        answer = await cell.begin(order.id, order.plan, stdio, flags=flags)
+        close_stdio()
+        if order.sampled:
+            beside.append(partial(start.sample, sampler))
         try:
-            if not rest and started is None:
+            if not at_once and not order.sampled:
                 with trio.move_on_after(_SHORT_SECONDS):
                     await answer.settled_event.wait()
             if not answer.settled:
-                beside: list[Callable[[], Awaitable[object]]] = [*(pump.run for pump in pumps), killer.run]
-                if rest:
-                    beside.append(partial(feed, pipes.take_stdin(), rest))
-                if started is not None:
-                    beside.append(partial(_sample, sampler, started))
                 await _wait_beside(answer, beside)
         except BaseException:
             if not answer.settled:
                 await _kill_and_wait(killer, answer)
             raise
         record, _ = answer.take()
-        for pump in pumps:
-            pump.drain()
-        if record.type is wire.Up.FAILED:
-            raise _start_failure(cell, order, record)
-        if record.reason == wire.REASON_LOST:
-            raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
-        return Outcome(
-            observation=_observe(cell, order, record, budget.dropped, sampler),
-            stdout=bytes(pumps[0].kept),
-            stderr=bytes(pumps[1].kept),
-            suspended_seconds=record.suspended_ns / 1e9,
-        )
+    finally:
+        start.close()
+    if record.type is wire.Up.FAILED:
+        raise _start_failure(cell, order, record)
+    if record.reason == wire.REASON_LOST:
+        raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
+    return record, sampler
+
+
+def _outcome(
+    cell: Cell, order: Order, record: wire.Record, sampler: Sampler, dropped: int, stdout: bytes, stderr: bytes
+) -> Outcome:
+    return Outcome(
+        observation=_observe(cell, order, record, dropped, sampler),
+        stdout=stdout,
+        stderr=stderr,
+        suspended_seconds=record.suspended_ns / 1e9,
+    )
 
 
 async def _wait_beside(answer: Answer, tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
@@ -174,13 +236,35 @@ async def _kill_and_wait(killer: _Killer, answer: Answer) -> None:
         await answer.settled_event.wait()
 
 
-async def _sample(sampler: Sampler, started: Answer) -> None:
-    with contextlib.suppress(NetworkError):  # it has ended
-        _, fds = await started.wait()
+class _Start:
+    """What is done once the program runs.
+
+    Args:
+        on_start: As for `run_interactive`.
+    """
+
+    def __init__(self, on_start: Callable[[int], None] | None) -> None:
+        self._on_start = on_start
+        self._pidfd = -1
+        self._known = trio.Event()
+
+    def settled(self, answer: Answer) -> None:
         try:
-            await sampler.run(fds[0])
-        finally:
-            os.close(fds[0])
+            _, (self._pidfd,) = answer.take()
+        except NetworkError:  # it has ended, or was not started
+            return
+        if self._on_start is not None:
+            self._on_start(os.dup(self._pidfd))
+        self._known.set()
+
+    async def sample(self, sampler: Sampler) -> None:
+        await self._known.wait()
+        await sampler.run(self._pidfd)
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 class _Pipes:

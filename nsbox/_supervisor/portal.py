@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -120,8 +121,9 @@ class Portal:
             raise
 
     def run_soon(self, function: Callable[[], Any]) -> None:
-        """Call a plain function in the run's thread, without waiting."""
-        self._token.run_sync_soon(function)
+        """Call a plain function in the run's thread, without waiting; nothing happens where it has ended."""
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function)
 
     def close(self) -> None:
         """End the run, every sandbox in it, and the thread."""

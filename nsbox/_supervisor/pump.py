@@ -7,6 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -57,19 +58,37 @@ class Budget:
         return taken
 
 
+class Sink(Protocol):
+    """Where output goes as it is written, beside or instead of being kept."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for output now; else it is early enough when the program has ended."""
+
+    def put(self, stream: str, data: memoryview) -> None:
+        """Take what was read from "stdout" or "stderr"; `data` is used for other things afterwards."""
+
+    async def wait_room(self) -> None:
+        """Return when more may come. Until then the program waits in a full pipe, and memory stays bounded."""
+
+
 class OutputPump:
     """Reads one pipe to its end, or until told that the writers are dead.
 
     Args:
+        stream: "stdout" or "stderr", for the sink.
         fd: The end to read from; not blocking; the pump's to close.
         budget: Shared with the other stream.
         keep: Whether `kept` collects what was read.
+        sink: Gets it, too.
     """
 
-    def __init__(self, fd: int, budget: Budget, *, keep: bool) -> None:
+    def __init__(self, stream: str, fd: int, budget: Budget, *, keep: bool, sink: Sink) -> None:
+        self._stream = stream
         self._fd = fd
         self._budget = budget
         self._keep = keep
+        self._sink = sink
         self._buffer = _shared_buffer()
         self._grown = False
         self.kept = bytearray()
@@ -87,6 +106,7 @@ class OutputPump:
             if not count:
                 return
             self._accept(count)
+            await self._sink.wait_room()
             turn += count
             if count < _TINY:
                 await trio.sleep(_PAUSE)
@@ -111,6 +131,8 @@ class OutputPump:
         taken = self._budget.take(count)
         if self._keep and taken:
             self.kept += self._buffer[:taken]
+        if taken:
+            self._sink.put(self._stream, self._buffer[:taken])
 
     def _grow(self) -> None:
         """For a program that writes a lot: more room in the pipe."""

@@ -170,7 +170,7 @@ class Supervisor:
             self._cells.pop(cell.id, None)
             raise
         try:
-            cell.take_descriptors(fds)
+            cell.take(record, fds)
         except SetupError:
             await self.destroy(cell)
             raise
@@ -207,7 +207,7 @@ class Supervisor:
                 return
             wanted = self._ahead.get(kind) is cell  # else the kind was forgotten meanwhile
             try:
-                cell.take_descriptors(fds)
+                cell.take(record, fds)
             except SetupError:
                 wanted = False
             if not wanted:
