@@ -6,11 +6,12 @@
 
 #include "failure.h"
 
-/* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. */
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
-/* What a root that execs can have at most, capabilities(7): bits by number. */
-int limit_bounding_set(uint64_t kept, struct failure *failure);
+/* Becomes somebody: no groups, these ids, and of capabilities, one bit each, those that are `kept`; the bounding set stays
+ * as it is. */
+int drop_credentials(uint32_t uid, uint32_t gid, uint64_t kept, struct failure *failure);
+int drop_capabilities(uint64_t kept, struct failure *failure);
 /* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. */
 int empty_bounding_set(struct failure *failure);
+int reduce_bounding_set(uint64_t kept, struct failure *failure);
 
 #endif

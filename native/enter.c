@@ -64,7 +64,7 @@ static int join_cell(const struct entrance *entrance, struct failure *failure)
 		return fail(failure, STAGE_NAMESPACE, 5);
 	if (setns(pidfd, CLONE_NEWUSER) < 0)
 		return fail(failure, STAGE_NAMESPACE, 3);
-	return empty_bounding_set(failure);
+	return reduce_bounding_set(entrance->capabilities, failure);
 }
 
 /* Leaves 0, 1, 2 (the null device) and CONTROL open. */
@@ -287,15 +287,18 @@ static int prepare_program(const struct entrance *entrance, struct order *order,
 	if (take_stdio(order->stdio, failure) < 0 || (order->terminal && take_terminal(failure) < 0)
 	    || set_rlimits(reader, failure) < 0)
 		return -1;
+	uint64_t capabilities = read_u64(reader);
 	const char *directory = read_string(reader);
 	program->search = read_string(reader);
 	program->argv = read_strings(reader);
 	program->envp = read_strings(reader);
-	if (reader->bad || !program->argv[0]) {
+	if (reader->bad || !program->argv[0] || (capabilities & ~entrance->capabilities)) {
 		errno = EPROTO;
 		return fail(failure, STAGE_PROTOCOL, 5);
 	}
-	if (drop_credentials(order->uid, order->gid, failure) < 0)
+	if (capabilities != entrance->capabilities && reduce_bounding_set(capabilities, failure) < 0)
+		return -1;
+	if (drop_credentials(order->uid, order->gid, capabilities, failure) < 0)
 		return -1;
 	if (chdir(directory) < 0)
 		return fail(failure, STAGE_DIRECTORY, 0);

@@ -38,6 +38,7 @@ struct entrance {
 	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
 	struct sock_fprog filter;
 	bool filter_notifies;
+	uint64_t capabilities;      /* of root inside; of the bounding set, what an execution may keep */
 	bool filter_early;          /* it allows all that follows parking: loaded there, it costs no execution anything */
 };
 

@@ -1,6 +1,7 @@
 /* PID 1 of a sandbox: builds it around itself, then reaps. Everything here runs in a process just cloned. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <grp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -17,6 +18,30 @@
 #include "filesystem.h"
 #include "launcher.h"
 #include "sys.h"
+
+/* Where root inside can become anybody, PID 1 is nobody that is known inside: of equal ids one process may set the limits
+ * of another, prlimit(2), and RLIMIT_CPU kills even the init of a pid namespace. So it takes its ids, which the map leaves
+ * out, while they can still be named: before it is in the user namespace. */
+static int become_unmapped(const struct cell *cell, struct failure *failure)
+{
+	uint32_t id = map_id(&cell->ids, cell->template->init_id);
+	uint64_t all;
+
+	if (setgroups(0, NULL) < 0 || prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 7);
+	if (syscall(SYS_setresgid, id, id, id) < 0 || syscall(SYS_setresuid, id, id, id) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 8);
+	if (sys_capget(&all) < 0 || sys_capset(all) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 9);
+	return 0;
+}
+
+static int become_nobody(const struct template *template, struct failure *failure)
+{
+	if (template->capabilities)
+		return drop_capabilities(0, failure);
+	return drop_credentials(template->init_id, template->init_id, 0, failure);
+}
 
 static int enter_namespaces(const struct template *template, struct failure *failure)
 {
@@ -111,17 +136,18 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
 		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
-		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .sysctls = -1,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .id_namespace = -1, .sysctls = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
 	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
 	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
+	    || (template->capabilities && become_unmapped(birth->cell, failure) < 0)
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, builder.sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0
-	    || drop_credentials(template->init_id, template->init_id, failure) < 0)
+	    || become_nobody(template, failure) < 0)
 		return -1;
 	fds[0] = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	fds[1] = builder.quota;

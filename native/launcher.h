@@ -10,6 +10,7 @@
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
  *   warm.c       interpreters that are ready before they are needed
+ *   overlay.c    a writable root                            copy.c    what it begins with
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -83,6 +84,7 @@ struct template {
 	uint32_t user_sysctl_count;
 	const char *hostname;
 	uint32_t init_id;       /* PID 1's uid and gid inside */
+	uint64_t capabilities;  /* of root inside; any: nobody inside can become who PID 1 is */
 	struct sock_fprog filter;
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */

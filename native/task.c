@@ -49,8 +49,8 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 	struct cell *cell = task->cell;
 	struct template *template = cell->template;
 	struct entrance entrance = {
-		.cell = cell->pidfd, .proc = launcher->proc, .filter = template->filter,
-		.filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
+		.cell = cell->pidfd, .proc = launcher->proc, .capabilities = template->capabilities,
+		.filter = template->filter, .filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
 	};
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	int pair[2];

@@ -129,7 +129,7 @@ struct up {
 enum op_kind {
 	OP_DIR = 1,           /* path; a: mode */
 	OP_SYMLINK = 2,       /* path -> arg */
-	OP_FILE = 3,          /* path with content arg; a: mode */
+	OP_FILE = 3,          /* path with content arg; a: mode; FLAG_WRITABLE: instead of what is there */
 	OP_BIND = 4,          /* host path arg at path; flags: enum op_flag; a: st_dev, b: st_ino of what it must be */
 	OP_PROC = 6,          /* path */
 	OP_DEVPTS = 7,        /* path; a: most terminals, b: group inside */
@@ -140,6 +140,8 @@ enum op_kind {
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */
+	OP_OVERLAY = 16,      /* path: writable from here on, owned by root inside; arg: directory of the quota for it */
+	OP_COPY = 17,         /* host path arg copied to path, what everybody may read of it; a: st_dev, b: st_ino */
 };
 
 enum op_flag {

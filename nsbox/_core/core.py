@@ -25,6 +25,7 @@ from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
+from nsbox._supervisor.inside import read_inside
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
 from nsbox._warm.plan import InterpreterPlan, can_be_warm, check_preload, may_run_warm, plan_interpreter
 
@@ -130,7 +131,10 @@ class SandboxCore:
         return self._supervisor, self._cell
 
     def find_passwd(self) -> str:
-        """The text of its /etc/passwd."""
+        """The text of its /etc/passwd; hostile where it can be changed inside."""
+        if self.config.writable_root:  # users may have been added since
+            text = read_inside(self.living()[1].root, "/etc/passwd", users.MOST_BYTES)
+            return text.decode("utf-8", "surrogateescape")
         if self._passwd is None:
             root = self.config.rootfs
             self._passwd = users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")

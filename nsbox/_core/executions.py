@@ -227,7 +227,7 @@ class Executions:
         plan = plan_execution(
             config, supervisor.tree, supervisor.ids, limits, options,
             argv if runtime is None else [fill(part) for part in argv],
-            passwd=self._core.find_passwd(),
+            passwd="" if options.user is None else self._core.find_passwd(),
             runtime_environment={name: fill(value) for name, value in runtime.environment.items()} if runtime else {},
             allowed_cpus=supervisor.allowed_cpus,
         )  # fmt: skip

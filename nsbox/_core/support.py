@@ -18,7 +18,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
     wanted = {
         "resources.network.access='egress'": config.resources.network.access == "egress",
         "resources.memory.oom_kill_disable=True": config.resources.memory.oom_kill_disable,
-        "writable_root=True": config.writable_root,
         "thresholds": config.thresholds != MonitoringThresholds(),
         "recovery": config.recovery != RecoveryPolicy(),
         "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,

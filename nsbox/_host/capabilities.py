@@ -248,13 +248,14 @@ def _disk(facts: HostFacts) -> Iterable[Check]:
         remedy="apt-get install e2fsprogs",
     )
     overlay = "overlay" in facts.filesystems
+    layered = facts.usr_filesystem == "overlay"  # such a one cannot be a layer with ids shifted, see _plan/writable.py
     yield make_check(
         "overlay",
         "overlay file system",
-        ok=overlay,
-        found="there" if overlay else "not loaded",
+        ok=overlay and not layered,
+        found="/usr is on one itself" if overlay and layered else "there" if overlay else "not loaded",
         costs="writable_root=True is refused",
-        remedy="as root: modprobe overlay",
+        remedy="rootfs= a directory on a volume of ext4, xfs or btrfs" if overlay else "as root: modprobe overlay",
     )
 
 

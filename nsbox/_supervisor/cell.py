@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nsbox._errors import NetworkError, SetupError
-from nsbox._plan import ExecutionPlan, TemplatePlan
+from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.start import setup_error
@@ -147,10 +147,14 @@ class Cell:
             raise self.failure(record, subject)
         return record, fds
 
-    def failure(self, record: wire.Record, subject: str) -> SetupError | NetworkError:
+    def failure(self, record: wire.Record, subject: str) -> SandboxError:
         """A failed step as the exception that names it."""
         if record.stage is wire.Stage.DIED and self.lost is not None:
             return self.lost
+        if record.stage is wire.Stage.MOUNT and 0 <= record.index < len(self.plan.cell_operations):
+            unsupported = overlay_error(self.plan.cell_operations[record.index], record.error)
+            if unsupported is not None:
+                return unsupported
         return setup_error(record, describe(self.plan, record) or subject)
 
 

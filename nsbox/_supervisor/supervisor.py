@@ -303,6 +303,6 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits, config.warm, config.preload,
+        config.enforcement.enforce_memory_limits, config.writable_root, config.warm, config.preload,
         config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

@@ -32,10 +32,10 @@ class InterpreterPlan:
 def can_be_warm(config: SandboxConfig) -> bool:
     """Whether sandboxes of a configuration can have a warm interpreter.
 
-    Only on the host's root: there the interpreter is the application's own. One in an image would run, before it is
-    confined, what the image brings.
+    Only on the host's root, and where no program can change that: there the interpreter is the application's own. One in
+    an image would run, before it is confined, what the image brings.
     """
-    return config.warm and config.rootfs == "host" and bool(sys.executable)
+    return config.warm and config.rootfs == "host" and not config.writable_root and bool(sys.executable)
 
 
 def check_preload(config: SandboxConfig) -> None:
@@ -45,7 +45,9 @@ def check_preload(config: SandboxConfig) -> None:
         ConfigError: It has not.
     """
     if config.preload and not (can_be_warm(config) and config.runtime == "python"):
-        raise ConfigError(f"preload={config.preload!r}: needs warm=True, runtime='python' and rootfs='host'")
+        raise ConfigError(
+            f"preload={config.preload!r}: needs warm=True, runtime='python' and rootfs='host', not writable"
+        )
 
 
 def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, str]) -> InterpreterPlan:

@@ -143,7 +143,6 @@ def test_what_is_refused_is_refused_before_anything_starts(fields: dict[str, Any
         {"network": True},
         {"resources": ResourceAllocation(network=NetworkAllocation(access="egress"))},
         {"resources": ResourceAllocation(memory=MemoryAllocation(oom_kill_disable=True))},
-        {"writable_root": True},
         {"preload": ["json"]},
         {"store": Path("/tmp/store.sqlite")},
     ],
