@@ -12,6 +12,7 @@ watch      the inotify descriptor and its watches
 Everything blocks, and is for a worker thread; nothing here knows of trio. What takes long asks `check` now and then.
 """
 
+from nsbox._files.changes import RawEvent
 from nsbox._files.delete import delete
 from nsbox._files.listing import list_directory
 from nsbox._files.read import open_local, read_file
@@ -21,6 +22,7 @@ from nsbox._files.write import TemporaryNames, Writing, write_file
 
 __all__ = [
     "DirectoryWatch",
+    "RawEvent",
     "Root",
     "TemporaryNames",
     "Writing",

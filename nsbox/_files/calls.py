@@ -54,8 +54,8 @@ def _fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
-    """Look a path up and open what it leads to; the descriptor is close-on-exec. See the manual page openat2(2).
+def open_at(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """Look a path up and open what it leads to, by the call openat2(2). The descriptor is close-on-exec.
 
     Args:
         directory: What relative paths, and with RESOLVE_IN_ROOT all paths, begin at.

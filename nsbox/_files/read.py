@@ -60,11 +60,10 @@ def open_local(path: str, limit_mb: int) -> int:
         FileOperationError: There is no such file, or it is none, or larger; the path in it is this machine's.
     """
     try:
-        with named(path):
-            with closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as place:
-                if os.fstat(place).st_size > limit_mb * MIB:
-                    raise too_large(limit_mb)
-                return reopen_file(place)
+        with named(path), closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as place:
+            if os.fstat(place).st_size > limit_mb * MIB:
+                raise too_large(limit_mb)
+            return reopen_file(place)
     except FileOperationError as exc:
         exc.detail = f"{exc.detail}; the local file" if exc.detail else "the local file"
         raise

@@ -183,17 +183,17 @@ class Root:
 
 
 def retried(directory: int, path: bytes, flags: int, resolve: int) -> int:
-    """`calls.openat2`, again where the kernel says so.
+    """`calls.open_at`, again where the kernel says so.
 
     Raises:
         OSError: As the kernel says.
     """
     for _ in range(_TRIES):
         try:
-            return calls.openat2(directory, path, flags, resolve)
+            return calls.open_at(directory, path, flags, resolve)
         except BlockingIOError:  # EAGAIN
             continue
-    return calls.openat2(directory, path, flags, resolve)
+    return calls.open_at(directory, path, flags, resolve)
 
 
 def open_entry(directory: int, name: bytes) -> int:
@@ -207,7 +207,7 @@ def open_entry(directory: int, name: bytes) -> int:
         OSError: ENOENT; EBUSY where something is mounted on it.
     """
     try:
-        return calls.openat2(
+        return calls.open_at(
             directory, name, os.O_PATH | os.O_NOFOLLOW, calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_MAGICLINKS
         )
     except OSError as exc:

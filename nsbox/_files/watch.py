@@ -197,11 +197,11 @@ class DirectoryWatch:
     def _worth(self, place: int, name: bytes) -> bool:
         """False for what is mounted read-only there: nothing changes in it, and it may be the host's whole /usr."""
         try:
-            os.close(calls.openat2(place, name, os.O_PATH | os.O_NOFOLLOW, calls.RESOLVE_NO_XDEV))
+            os.close(calls.open_at(place, name, os.O_PATH | os.O_NOFOLLOW, calls.RESOLVE_NO_XDEV))
         except OSError as exc:
             if exc.errno != errno.EXDEV:
                 return False
-            with closing(calls.openat2(place, name, os.O_PATH | os.O_NOFOLLOW, 0)) as mounted:
+            with closing(calls.open_at(place, name, os.O_PATH | os.O_NOFOLLOW, 0)) as mounted:
                 return not os.fstatvfs(mounted).f_flag & _ST_RDONLY
         return True
 
