@@ -15,7 +15,7 @@ _cli                  the command `nsbox`
 """
 
 from nsbox._blocking import Sandbox, execute
-from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
 from nsbox._config import (
     CpuAllocation,
     DiskAllocation,
@@ -83,7 +83,7 @@ from nsbox._events import (
     Suspended,
     Terminated,
 )
-from nsbox._handles import EventStream, ExecutionStream, Process
+from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
@@ -97,6 +97,7 @@ __all__ = [
     "AsyncSandbox",
     "BlockingEventStream",
     "BlockingExecutionStream",
+    "BlockingFileWatch",
     "BlockingProcess",
     "CodeError",
     "ConfigError",
@@ -133,6 +134,7 @@ __all__ = [
     "FileInfo",
     "FileOperationError",
     "FileUploaded",
+    "FileWatch",
     "HeartbeatFailed",
     "InvalidStateError",
     "InvalidStateTransitionError",
