@@ -35,7 +35,7 @@ from nsbox._files import (
     read_file,
     write_file,
 )
-from nsbox._plan.root import HOME
+from nsbox._plan.root import HOME, QUOTA
 from nsbox._records import FileInfo
 from nsbox._states import ACTIVE, SandboxStatus
 
@@ -193,7 +193,7 @@ class Files(Part):
                 raise InvalidStateError(f"cannot {action}: the sandbox has ended, or was started anew, meanwhile")
 
         with named(path):
-            root = Root.duplicate(cell.root, cell.quota)
+            root = Root.duplicate(cell.root, QUOTA)
         with root:
             return await self.in_thread(work, root, check)
 

@@ -5,7 +5,7 @@ resolve    from a path to a descriptor, within the sandbox's root
 read       a bounded read
 listing    what a file is, what is in a directory
 write      all of a file at once, or nothing
-delete     a file, a link, a tree
+deletion   of a file, a link, a tree
 changes    from inotify's events to what has changed
 watch      the inotify descriptor and its watches
 
@@ -13,7 +13,7 @@ Everything blocks, and is for a worker thread; nothing here knows of trio. What 
 """
 
 from nsbox._files.changes import RawEvent
-from nsbox._files.delete import delete
+from nsbox._files.deletion import delete
 from nsbox._files.listing import list_directory
 from nsbox._files.read import open_local, read_file
 from nsbox._files.resolve import Root, absolute, named, owner_of_programs

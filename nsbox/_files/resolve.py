@@ -95,41 +95,43 @@ def closing(fd: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class Root:
-    """A sandbox's root directory, with descriptors of its own: as a context manager it closes them.
+    """A sandbox's root directory, with a descriptor of its own: as a context manager it closes it.
 
     Attributes:
         fd: The root directory (O_PATH).
-        quota: The root of the file system that everything writable is in (O_PATH).
         closed_mount: The id of the mount that nothing is resolved in.
-        device: The quota's, as `Status.device`.
+        device: That of the file system that everything writable is in, as `Status.device`.
     """
 
     fd: int
-    quota: int
     closed_mount: int
     device: tuple[int, int]
 
     @classmethod
-    def duplicate(cls, root: int, quota: int) -> Self:
-        """Of descriptors that somebody else may close at any time.
+    def duplicate(cls, root: int, quota: str) -> Self:
+        """Of a descriptor that somebody else may close at any time.
+
+        Args:
+            root: The root directory.
+            quota: Where the file system that everything writable is in is mounted itself: not a program's to change.
 
         Raises:
             OSError: This process may have no more open.
         """
         own = os.dup(root)
         try:
-            status = calls.statx(quota)
-            return cls(own, os.dup(quota), status.mount, status.device)
+            with closing(retried(own, to_bytes(quota), os.O_PATH | os.O_DIRECTORY, _INSIDE)) as place:
+                status = calls.statx(place)
+            return cls(own, status.mount, status.device)
         except BaseException:
             os.close(own)
             raise
 
     def close(self) -> None:
-        """Close the descriptors; a second time, nothing."""
-        for fd in (self.fd, self.quota):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.quota = -1
+        """Close the descriptor; a second time, nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def __enter__(self) -> Self:
         return self

@@ -68,9 +68,7 @@ class _Tree:
         self._check = check
         self._steps = 0
         self.removed = 0
-        found = os.fstatvfs(self._fd)
-        # Of a directory one step is to look at it, one to move it, one to remove it.
-        self._most = 6 * (found.f_files - found.f_ffree) + _SPARE_STEPS if found.f_files else _MOST_STEPS
+        self._most = most_steps(self._fd)
 
     def close(self) -> None:
         """Close its descriptor."""
@@ -142,6 +140,13 @@ class _Tree:
         self._steps += 1
         if self._steps > self._most:
             raise refusal(errno.EBUSY, "a program keeps adding to it; suspend the sandbox first")
+
+
+def most_steps(directory: int) -> int:
+    """How many steps a deletion may take: twice as many as all files of the file system would."""
+    found = os.fstatvfs(directory)
+    # Of a directory one step is to try, one to move it, one to remove it.
+    return 6 * (found.f_files - found.f_ffree) + _SPARE_STEPS if found.f_files else _MOST_STEPS
 
 
 def _open_directory(entry: int) -> int:
