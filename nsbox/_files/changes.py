@@ -126,6 +126,9 @@ class Translator:
         look: Watches a directory and looks into it, and into those in it, outer ones first; called for new ones.
         forget: Ends a watch.
         quiet: Whether a name is one that nobody is told of.
+        parent: The number of the watch of the directory that the base is in: IN_DELETE_SELF comes only when nobody has
+            the directory open any more. Its events are for `gone` alone. None: the base cannot be removed.
+        gone: Whether the removal of such a name was that of the base.
     """
 
     def __init__(
@@ -137,6 +140,8 @@ class Translator:
         look: Callable[[Path], Iterator[Found]],
         forget: Callable[[int], object],
         quiet: Callable[[bytes], bool],
+        parent: int | None = None,
+        gone: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         self._base = base
         self._top = _Directory(b"", None)
@@ -146,6 +151,8 @@ class Translator:
         self._look = look
         self._forget = forget
         self._quiet = quiet
+        self._parent = parent
+        self._gone = gone
         self.over = False
 
     def __len__(self) -> int:
@@ -179,26 +186,31 @@ class Translator:
             ChangesLost: The kernel had more to tell than it could keep.
         """
         targets = {event.cookie: event for event in events if event.mask & IN_MOVED_TO}
-        sources = {event.cookie for event in events if event.mask & IN_MOVED_FROM}
+        paired: set[int] = set()
         for event in events:
             if event.mask & IN_Q_OVERFLOW:
                 raise ChangesLost
             directory = self._watched.get(event.watch)
             if directory is None:
-                continue
-            if event.mask & (IN_IGNORED | IN_UNMOUNT | IN_DELETE_SELF | IN_MOVE_SELF):
+                self.over = event.watch == self._parent and bool(event.mask & IN_DELETE) and self._gone(event.name)
+            elif event.mask & (IN_IGNORED | IN_UNMOUNT | IN_DELETE_SELF | IN_MOVE_SELF):
                 self._of_itself(directory, event.mask)
-            elif event.mask & IN_CREATE or (event.mask & IN_MOVED_TO and event.cookie not in sources):
-                yield from self._created(directory, event)
-            elif event.mask & IN_DELETE:
-                directory.seen.discard(event.name)
-                yield from self._tell("deleted", directory, event.name)
             elif event.mask & IN_MOVED_FROM:
+                paired.add(event.cookie)
                 yield from self._moved(directory, event, targets.get(event.cookie))
-            elif event.mask & IN_MODIFY and event.name:
-                yield from self._tell("modified", directory, event.name)
+            elif not (event.mask & IN_MOVED_TO and event.cookie in paired):
+                yield from self._entry(directory, event)
             if self.over:
                 return
+
+    def _entry(self, directory: _Directory, event: RawEvent) -> Iterator[FileChange]:
+        if event.mask & (IN_CREATE | IN_MOVED_TO):
+            yield from self._created(directory, event)
+        elif event.mask & IN_DELETE:
+            directory.seen.discard(event.name)
+            yield from self._tell("deleted", directory, event.name)
+        elif event.mask & IN_MODIFY and event.name:
+            yield from self._tell("modified", directory, event.name)
 
     def _of_itself(self, directory: _Directory, mask: int) -> None:
         if directory is self._top:

@@ -62,14 +62,16 @@ class DirectoryWatch:
         self.path = path
         self._recursive = recursive
         self._closed_mount = root.closed_mount
+        self._name: bytes | None = None
         self._base = self.fd = -1
         with named(path):
             try:
                 self._base = root.open(to_bytes(path), os.O_DIRECTORY)
                 self.fd = _new_instance()
+                watch = self._add(self._base, _MASK)
                 self._translator = Translator(
-                    path, self._add(self._base), recursive=recursive, look=self._look, forget=self._forget,
-                    quiet=names.__contains__,
+                    path, watch, recursive=recursive, look=self._look, forget=self._forget, quiet=names.__contains__,
+                    parent=self._watch_parent(), gone=self._is_gone,
                 )  # fmt: skip
             except BaseException:
                 self.close()
@@ -136,9 +138,25 @@ class DirectoryWatch:
                     "list the directory, and watch it again",
                 ) from None  # fmt: skip
 
-    def _add(self, directory: int) -> int:
+    def _watch_parent(self) -> int | None:
         try:
-            return calls.inotify_add(self.fd, directory, _MASK)
+            parent = calls.open_at(self._base, b"..", os.O_PATH, calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_SYMLINKS)
+        except OSError as exc:
+            if exc.errno == errno.EXDEV:  # something mounted, which no program can remove
+                return None
+            raise
+        with closing(parent):
+            self._name = _last_part(self._base)
+            if calls.statx(parent).inode == calls.statx(self._base).inode:
+                return None  # the root
+            return self._add(parent, IN_DELETE | IN_ONLYDIR)
+
+    def _is_gone(self, name: bytes) -> bool:
+        return (self._name is None or name == self._name) and os.fstat(self._base).st_nlink == 0
+
+    def _add(self, directory: int, mask: int) -> int:
+        try:
+            return calls.inotify_add(self.fd, directory, mask)
         except OSError as exc:
             if exc.errno == errno.ENOSPC:
                 _refuse("fs.inotify.max_user_watches", 1 << 20)
@@ -169,7 +187,7 @@ class DirectoryWatch:
                 return Found(path, None, ()), []
             if len(self._translator) >= MOST_WATCHES:
                 raise refusal(errno.ENOSPC, f"more than {MOST_WATCHES} directories to be watched")
-            watch = self._add(place) if path else None  # the base has one
+            watch = self._add(place, _MASK) if path else None  # the base has one
             names, below = [], []
             with closing(reopen(place, os.O_RDONLY | os.O_DIRECTORY)) as directory, os.scandir(directory) as entries:
                 for entry in entries:
@@ -204,6 +222,14 @@ class DirectoryWatch:
             with closing(calls.open_at(place, name, os.O_PATH | os.O_NOFOLLOW, 0)) as mounted:
                 return not os.fstatvfs(mounted).f_flag & _ST_RDONLY
         return True
+
+
+def _last_part(fd: int) -> bytes | None:
+    """The name of a directory, as the kernel tells it; None for one whose path is too long to be told."""
+    try:
+        return os.path.basename(os.readlink(b"/proc/self/fd/%d" % fd))
+    except OSError:
+        return None
 
 
 def _new_instance() -> int:

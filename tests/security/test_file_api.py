@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -308,10 +309,10 @@ def test_a_file_can_be_executed_as_soon_as_it_is_uploaded(tmp_path: Path) -> Non
 
     def fork() -> None:
         while not over.is_set():
-            subprocess.run(["true"], check=True, close_fds=False, preexec_fn=lambda: None)  # a real fork
+            subprocess.run(["true"], check=True, preexec_fn=partial(time.sleep, 0.02))  # a fork, and an exec much later
 
     def use(number: int) -> bool:
-        for turn in range(40):
+        for turn in range(15):
             sandbox.upload_file(local, f"tool-{number}", overwrite=turn > 0)
             if not sandbox.run([f"/workspace/tool-{number}"]).ok:
                 return False

@@ -129,6 +129,8 @@ def test_a_directory_that_is_moved_takes_what_is_in_it_along() -> None:
     assert sorted(there.forgotten) == sorted(there.watches.values())
     assert told(one, event(IN_CREATE, "y", watch=e)) == []
     assert len(one) == 1
+    late = [event(IN_MOVED_FROM, "f", watch=e, cookie=9), event(IN_MOVED_TO, "f", cookie=9)]
+    assert told(one, *late) == ["created /w/f"]  # the kernel told of its departure before the watch was ended
 
 
 def test_a_directory_that_is_moved_in_is_looked_into() -> None:
