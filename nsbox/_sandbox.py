@@ -340,7 +340,6 @@ class AsyncSandbox(SandboxProperties):
         Raises:
             FileOperationError: It cannot be read or written, exists (then also FileExistsError), is larger than
                 `max_size_mb` (EFBIG), or does not fit the quota (ENOSPC). Nothing was changed.
-            UnsupportedHostError: This user cannot write there, see docs/files.md.
             ConfigError: A path with NUL bytes.
             InvalidStateError: The sandbox is neither active nor suspended, or ended meanwhile.
 
@@ -392,7 +391,6 @@ class AsyncSandbox(SandboxProperties):
         Raises:
             FileOperationError: It is not there, or cannot be removed; of a directory a part may be gone, and the error
                 says so.
-            UnsupportedHostError: As `upload_file`.
             ConfigError: As `upload_file`.
             InvalidStateError: As `upload_file`.
 

@@ -11,29 +11,29 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
 
 from nsbox._config.validation import flag, host_path, megabytes, text
 from nsbox._core.part import Part
 from nsbox._core.watching import Watching
-from nsbox._errors import ConfigError, InvalidStateError, UnsupportedHostError
+from nsbox._errors import ConfigError, InvalidStateError, SandboxPermissionError
 from nsbox._events import FileDeleted, FileDownloaded, FileUploaded
 from nsbox._files import (
+    Answer,
+    Order,
     Root,
     TemporaryNames,
-    Writing,
     absolute,
-    delete,
-    list_directory,
+    carry_out,
+    carry_out_by_agent,
+    closing,
     named,
     open_local,
-    owner_of_programs,
-    read_file,
-    write_file,
 )
 from nsbox._plan.root import HOME, QUOTA
 from nsbox._records import FileInfo
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Check = Callable[[], object]
+Operation = Literal["write", "read", "list", "delete"]
 
 _THREADS = 16  # so many operations at a time in one trio run; the others wait
 _END_SECONDS = 5.0
-_MODE = 0o644
 
 _threads: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("nsbox file threads")
 
@@ -88,71 +88,37 @@ class Files(Part):
         self, local_path: str | Path, remote_path: str, *, overwrite: bool = False, max_size_mb: int = 100
     ) -> FileInfo:
         local = str(host_path("local_path", local_path, absolute=False))
-        path = self.path("remote_path", remote_path)
         limit_mb = megabytes("max_size_mb", max_size_mb)
-        replace = flag("overwrite", overwrite)
+        order = self._order("write", remote_path, overwrite=flag("overwrite", overwrite), limit_mb=limit_mb)
 
-        def work(root: Root, check: Check) -> FileInfo:
-            file = open_local(local, limit_mb)
-            try:
+        def work(root: Root, check: Check) -> Answer:
+            with closing(open_local(local, limit_mb)) as file:
                 executable = os.fstat(file).st_mode & stat.S_IXUSR
-                writing = Writing(
-                    read=partial(os.read, file), overwrite=replace, mode=_MODE | 0o111 if executable else _MODE,
-                    owner=self._owner(root), limit_mb=limit_mb, check=check, names=self.names,
-                )  # fmt: skip
-                return write_file(root, path, writing)
-            finally:
-                os.close(file)
+                return self._carry_out(replace(order, mode=0o755 if executable else 0o644), root, file, check)
 
-        info = await self.perform("upload a file", path, work)
+        (info,) = (await self.perform("upload a file", order.path, work)).infos
         self._core.emitter.emit(FileUploaded, file_info=info)
         return info
 
     async def write(self, remote_path: str, content: str | bytes, *, overwrite: bool = True) -> FileInfo:
-        path = self.path("remote_path", remote_path)
-        data = memoryview(_as_bytes(content))
-        replace = flag("overwrite", overwrite)
-
-        def work(root: Root, check: Check) -> FileInfo:
-            offset = 0
-
-            def read(count: int) -> memoryview:
-                nonlocal offset
-                offset += count
-                return data[offset - count : offset]
-
-            writing = Writing(
-                read=read, overwrite=replace, mode=_MODE, owner=self._owner(root), limit_mb=None, check=check,
-                names=self.names,
-            )  # fmt: skip
-            return write_file(root, path, writing)
-
-        info = await self.perform("write a file", path, work)
+        order = self._order("write", remote_path, overwrite=flag("overwrite", overwrite), mode=0o644)
+        (info,) = (await self._do("write a file", order, _as_bytes(content))).infos
         self._core.emitter.emit(FileUploaded, file_info=info)
         return info
 
     async def download(self, remote_path: str, *, max_size_mb: int = 100) -> bytes:
-        path = self.path("remote_path", remote_path)
-        limit_mb = megabytes("max_size_mb", max_size_mb)
-        content = await self.perform(
-            "download a file", path, lambda root, check: read_file(root, path, limit_mb, check)
-        )
-        self._core.emitter.emit(FileDownloaded, path=path, size=len(content))
+        order = self._order("read", remote_path, limit_mb=megabytes("max_size_mb", max_size_mb))
+        content = (await self._do("download a file", order)).content
+        self._core.emitter.emit(FileDownloaded, path=order.path, size=len(content))
         return content
 
     async def list(self, directory: str = "/") -> list[FileInfo]:
-        path = self.path("directory", directory)
-        return await self.perform("list files", path, lambda root, check: list_directory(root, path, check))
+        return [*(await self._do("list files", self._order("list", directory, field="directory"))).infos]
 
     async def delete(self, remote_path: str) -> None:
-        path = self.path("remote_path", remote_path)
-
-        def work(root: Root, check: Check) -> None:
-            self._owner(root)
-            delete(root, path, check)
-
-        await self.perform("delete a file", path, work)
-        self._core.emitter.emit(FileDeleted, path=path)
+        order = self._order("delete", remote_path)
+        await self._do("delete a file", order)
+        self._core.emitter.emit(FileDeleted, path=order.path)
 
     def watch(self, directory: str, *, recursive: bool = False) -> Watching:
         path = self.path("directory", directory)
@@ -170,6 +136,29 @@ class Files(Part):
         """
         return absolute(text(field, path, empty=False), self._core.config.working_directory)
 
+    def _order(self, do: Operation, path: str, *, field: str = "remote_path", **fields: Any) -> Order:
+        return Order(do=do, path=self.path(field, path), home=HOME, quota=QUOTA, **fields)
+
+    async def _do(self, action: str, order: Order, content: bytes = b"") -> Answer:
+        return await self.perform(action, order.path, lambda root, check: self._carry_out(order, root, content, check))
+
+    def _carry_out(self, order: Order, root: Root, content: int | bytes, check: Check) -> Answer:
+        """In this thread, or where that has no right to it, by an agent. `content`: itself, or a descriptor of it."""
+        by_agent = root.member >= 0
+        if not by_agent or order.do in ("read", "list"):  # most of what there is can be read by all
+            try:
+                return carry_out(order, root, _reader(content), check, self.names)
+            except SandboxPermissionError:
+                if not by_agent:
+                    raise
+        if isinstance(content, int):
+            return carry_out_by_agent(order, root, content, check, self.names)
+        with named(order.path), closing(os.memfd_create("nsbox-content")) as file:
+            with open(file, "wb", closefd=False) as stream:
+                stream.write(content)
+            os.lseek(file, 0, os.SEEK_SET)
+            return carry_out_by_agent(order, root, file, check, self.names)
+
     async def perform(self, action: str, path: str, work: Callable[[Root, Check], T]) -> T:
         """Do work in a thread, on the root of the living sandbox.
 
@@ -184,7 +173,8 @@ class Files(Part):
             InvalidStateError: The sandbox is neither active nor suspended, or ended meanwhile.
         """
         self._core.machine.require(*ACTIVE, SandboxStatus.SUSPENDED, action=action)
-        _, cell = self._core.living()
+        supervisor, cell = self._core.living()
+        foreign = supervisor.ids.count > 1 and not supervisor.ids.ranges
         life = self._life
 
         def check() -> None:
@@ -193,7 +183,7 @@ class Files(Part):
                 raise InvalidStateError(f"cannot {action}: the sandbox has ended, or was started anew, meanwhile")
 
         with named(path):
-            root = Root.duplicate(cell.root, QUOTA)
+            root = Root.duplicate(cell.root, QUOTA, supervisor.launcher_pidfd if foreign else -1)
         with root:
             return await self.in_thread(work, root, check)
 
@@ -219,22 +209,18 @@ class Files(Part):
             if not self._working:
                 self._idle.set()
 
-    def _owner(self, root: Root) -> tuple[int, int]:
-        """Who programs are, on the host.
 
-        Raises:
-            UnsupportedHostError: Somebody in whose name this process cannot write.
-        """
-        owner = owner_of_programs(root, HOME)
-        if os.geteuid() not in (0, owner[0]):
-            raise UnsupportedHostError(
-                "files of a sandbox with subordinate ids cannot be changed from outside without root",
-                remedies=(
-                    "write them by a program in the sandbox: sandbox.run(['tee', path], stdin=content)",
-                    "or remove this user's line from /etc/subuid: the sandbox then has this user's own id",
-                ),
-            )
-        return owner
+def _reader(content: int | bytes) -> Callable[[int], bytes | memoryview]:
+    if isinstance(content, int):
+        return partial(os.read, content)
+    rest = memoryview(content)
+
+    def read(count: int) -> memoryview:
+        nonlocal rest
+        part, rest = rest[:count], rest[count:]
+        return part
+
+    return read
 
 
 def _as_bytes(content: str | bytes) -> bytes:

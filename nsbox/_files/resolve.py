@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from nsbox._errors import FileOperationError, file_operation_error
+from nsbox._errors import SandboxError, file_operation_error
 from nsbox._files import calls
 
 _INSIDE = calls.RESOLVE_IN_ROOT | calls.RESOLVE_NO_MAGICLINKS
@@ -45,7 +45,7 @@ def named(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileOperationError:
+    except SandboxError:  # said already
         raise
     except OSError as exc:
         code = exc.errno or errno.EIO
@@ -95,25 +95,29 @@ def closing(fd: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class Root:
-    """A sandbox's root directory, with a descriptor of its own: as a context manager it closes it.
+    """A sandbox's root directory, with descriptors of its own: as a context manager it closes them.
 
     Attributes:
         fd: The root directory (O_PATH).
         closed_mount: The id of the mount that nothing is resolved in.
         device: That of the file system that everything writable is in, as `Status.device`.
+        member: Where this process' user has no right over the files of programs, the pidfd of a process in a user
+            namespace of his that has; else -1.
     """
 
     fd: int
     closed_mount: int
     device: tuple[int, int]
+    member: int = -1
 
     @classmethod
-    def duplicate(cls, root: int, quota: str) -> Self:
-        """Of a descriptor that somebody else may close at any time.
+    def duplicate(cls, root: int, quota: str, member: int = -1) -> Self:
+        """Of descriptors that somebody else may close at any time.
 
         Args:
             root: The root directory.
             quota: Where the file system that everything writable is in is mounted itself: not a program's to change.
+            member: As the attribute.
 
         Raises:
             OSError: This process may have no more open.
@@ -122,16 +126,17 @@ class Root:
         try:
             with closing(retried(own, to_bytes(quota), os.O_PATH | os.O_DIRECTORY, _INSIDE)) as place:
                 status = calls.statx(place)
-            return cls(own, status.mount, status.device)
+            return cls(own, status.mount, status.device, os.dup(member) if member >= 0 else -1)
         except BaseException:
             os.close(own)
             raise
 
     def close(self) -> None:
-        """Close the descriptor; a second time, nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        """Close the descriptors; a second time, nothing."""
+        for fd in (self.fd, self.member):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.member = -1
 
     def __enter__(self) -> Self:
         return self

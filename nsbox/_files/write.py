@@ -15,7 +15,7 @@ import secrets
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nsbox._files import calls
@@ -24,6 +24,7 @@ from nsbox._files.read import CHUNK_BYTES, MIB, too_large
 from nsbox._files.resolve import Root, closing, named, open_entry, refusal, reopen, to_bytes
 from nsbox._records import FileInfo
 
+Read = Callable[[int], bytes | memoryview]
 DIRECTORY_MODE = 0o755
 _TRIES = 100
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)  # EISDIR: the flag is not known, open(2)
@@ -33,14 +34,19 @@ _LEASE_SECONDS = 0.001
 
 
 class TemporaryNames:
-    """The names that files have before they get their own, so that a watch can keep quiet about them."""
+    """The names that files have before they get their own, so that a watch can keep quiet about them.
 
-    def __init__(self) -> None:
+    Args:
+        first: What is given out first.
+    """
+
+    def __init__(self, first: Iterable[bytes] = ()) -> None:
+        self._first = list(first)
         self._names: OrderedDict[bytes, None] = OrderedDict()
 
     def new(self) -> bytes:
         """One that nothing has had."""
-        name = b".nsbox-" + secrets.token_hex(16).encode()
+        name = self._first.pop() if self._first else b".nsbox-" + secrets.token_hex(16).encode()
         self._names[name] = None
         while len(self._names) > _NAMES_KEPT:
             self._names.popitem(last=False)
@@ -65,7 +71,7 @@ class Writing:
         unnamed: Whether to try O_TMPFILE.
     """
 
-    read: Callable[[int], bytes | memoryview]
+    read: Read
     overwrite: bool
     mode: int
     owner: tuple[int, int]

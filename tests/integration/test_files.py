@@ -1,5 +1,6 @@
 """Files into a sandbox and out of it: all or nothing, within bounds, while it runs and while it is suspended."""
 
+import asyncio
 import concurrent.futures
 import errno
 import os
@@ -394,3 +395,32 @@ def test_a_disk_image_takes_files_as_well() -> None:
         assert sandbox.shell("cat a/b; stat -c %U a/b a").stdout == "yuser\nuser\n"
         sandbox.delete_file("a")
         assert [info.name for info in sandbox.list_files(".")] == []
+
+
+def test_asyncio_has_the_same(tmp_path: Path) -> None:
+    """Upload, write, list, download, watch and delete; a watch that is left is closed."""
+    local = tmp_path / "local"
+    local.write_text("xyz")
+
+    async def use() -> None:
+        async with nsbox.AsyncSandbox() as sandbox, sandbox.watch_files(".") as watch:
+            await sandbox.upload_file(local, "a")
+            await sandbox.write_file("b", b"1")
+            assert [info.name for info in await sandbox.list_files(".")] == ["a", "b"]
+            assert await sandbox.download_file("a") == b"xyz"
+            await sandbox.delete_file("a")
+            found = []
+            async for change in watch:
+                found.append((change.kind, change.path))
+                if change.kind == "deleted":
+                    break
+            waiting = asyncio.ensure_future(watch.__anext__())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await sandbox.write_file("c", "")
+            assert (await watch.__anext__()).path == "/workspace/c"
+            assert found == [("created", "/workspace/a"), ("created", "/workspace/b"), ("deleted", "/workspace/a")]
+
+    asyncio.run(use())

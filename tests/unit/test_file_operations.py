@@ -13,20 +13,13 @@ from typing import Any
 import pytest
 
 from nsbox import FileOperationError
-from nsbox._files import (
-    Root,
-    TemporaryNames,
-    Writing,
-    absolute,
-    delete,
-    deletion,
-    list_directory,
-    read_file,
-    write_file,
-)
+from nsbox._files import Root, TemporaryNames, absolute, deletion
 from nsbox._files.calls import Status, open_at, statx
-from nsbox._files.listing import describe, mime_type, moment
+from nsbox._files.deletion import delete
+from nsbox._files.listing import describe, list_directory, mime_type, moment
+from nsbox._files.read import read_file
 from nsbox._files.resolve import open_entry
+from nsbox._files.write import Writing, write_file
 
 MIB = 1 << 20
 
