@@ -5,6 +5,7 @@ _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
+_files                the file API's work on a sandbox's root
 _plan                 decisions: from configuration to what the launcher is told
 _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
 _events, _records     what happens to a sandbox, and what it tells about its files, ports and resources

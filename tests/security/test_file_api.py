@@ -295,6 +295,7 @@ def test_neither_proc_nor_the_quotas_own_mount_is_entered(sandbox: nsbox.Sandbox
         sandbox.restart()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that it forks is the point
 def test_a_file_can_be_executed_as_soon_as_it_is_uploaded(tmp_path: Path) -> None:
     """H09: by eight threads, while this process forks children all the time, which get copies of every descriptor until
     their exec. The control: a file that somebody has open for writing cannot be executed.
