@@ -18,7 +18,7 @@ LAYERS = (
     ("_results", "_records", "_tracebacks"),
     ("_events",),
     ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes"),
-    ("_plan", "_warm"),
+    ("_plan", "_warm", "_files"),
     ("_supervisor",),
     ("_core",),
     ("_handles", "_route"),

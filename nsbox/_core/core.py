@@ -14,6 +14,7 @@ from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
+from nsbox._core.files import Files
 from nsbox._core.part import Part
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
@@ -76,7 +77,8 @@ class SandboxCore:
         self.machine = StateMachine(self._note_change)
         self.executions = Executions(self)
         self.environment = Environment(config.environment, self.emitter, self._require_living)
-        self._parts: tuple[Part, ...] = ()
+        self.files = Files(self)
+        self._parts: tuple[Part, ...] = (self.files,)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self._changing = Turns()  # start, suspend, resume, restart, reset, terminate: one at a time

@@ -94,6 +94,11 @@ class Supervisor:
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
 
+    @property
+    def launcher_pidfd(self) -> int:
+        """Of the launcher, in whose user namespace every id of a sandbox is somebody."""
+        return self._launcher.pidfd
+
     async def require(self, capabilities: Sequence[str]) -> None:
         """Check that this host has what a configuration insists on.
 

@@ -32,8 +32,8 @@ class InterpreterPlan:
 def can_be_warm(config: SandboxConfig) -> bool:
     """Whether sandboxes of a configuration can have a warm interpreter.
 
-    Only on the host's root, and where no program can change that: there the interpreter is the application's own. One in
-    an image would run, before it is confined, what the image brings.
+    Only on the host's root, and where no program can change that: there the interpreter is the application's own. One
+    in an image would run, before it is confined, what the image brings.
     """
     return config.warm and config.rootfs == "host" and not config.writable_root and bool(sys.executable)
 
