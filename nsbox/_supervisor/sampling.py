@@ -33,6 +33,8 @@ class Sampler:
         peak_memory_bytes: The most that was seen.
         peak_processes: The most that was seen.
         cpu_seen: CPU time in seconds, the most that was seen.
+        memory_now: As it was at the last look.
+        pids: The processes of the last look.
     """
 
     memory_bytes: int | None
@@ -42,6 +44,8 @@ class Sampler:
     peak_memory_bytes: int = 0
     peak_processes: int = 0
     cpu_seen: float = 0.0
+    memory_now: int = 0
+    pids: tuple[int, ...] = ()
 
     async def run(self, pidfd: int) -> None:
         """Look until cancelled, or until it has ended.
@@ -81,6 +85,8 @@ class Sampler:
                 continue  # it has just ended
             cpu += times.user + times.system + times.children_user + times.children_system
             count += 1
+        self.memory_now = memory
+        self.pids = tuple(process.pid for process in processes)
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         self.peak_processes = max(self.peak_processes, count)
         self.cpu_seen = max(self.cpu_seen, cpu)
