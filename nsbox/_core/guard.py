@@ -13,7 +13,7 @@ from nsbox._core.part import Part
 from nsbox._errors import NetworkError, SandboxError
 from nsbox._events import ResourceExceeded, RuntimeErrorEvent
 from nsbox._metrics.pressure import Pressure, open_pressure
-from nsbox._states import ACTIVE, SandboxStatus
+from nsbox._states import ACTIVE
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.supervisor import Supervisor
@@ -74,16 +74,18 @@ class MemoryGuard(Part):
         if self._core.status in ACTIVE:
             usage = pressure.usage_bytes() / _MIB
             self._core.emitter.emit(ResourceExceeded, resource="memory", usage=usage, limit=float(limit_mb))
+        answered = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask)
-            # Also where somebody else is suspending it at this moment, who would wait for ever.
-            while not _is_closed(freezer) and self._core.status in ACTIVE:  # noqa: ASYNC110  # the file tells nobody
-                await trio.sleep(_TICK_SECONDS)
-            pressure.wake()
-        if self._core.status is SandboxStatus.SUSPENDED:
-            pressure.settle()
+            nursery.start_soon(self._ask, answered)
+            # Also where somebody else is suspending it at this moment, who would wait for ever. The file tells nobody.
+            while not (answered.is_set() or _is_closed(freezer)):
+                with trio.move_on_after(_TICK_SECONDS):
+                    await answered.wait()
+            if not answered.is_set():
+                pressure.wake()
+        pressure.settle()
 
-    async def _ask(self) -> None:
+    async def _ask(self, answered: trio.Event) -> None:
         try:
             await self._core.suspend_at_limit()
         except NetworkError:
@@ -91,6 +93,8 @@ class MemoryGuard(Part):
         except SandboxError as exc:
             log.warning("%s: it could not be suspended at its memory limit: %s", self._core.id, exc)
             self._core.emitter.emit(RuntimeErrorEvent, error=exc)
+        finally:
+            answered.set()
 
 
 def _is_closed(freezer: Path) -> bool:
