@@ -22,7 +22,7 @@ from nsbox._core.part import Part
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
-from nsbox._events import Created, Resumed, Started, StateChanged, Suspended, Terminated
+from nsbox._events import Created, ResourceExceeded, Resumed, Started, StateChanged, Suspended, Terminated
 from nsbox._host import separation_of_executions
 from nsbox._metrics.reclaim import reclaim, reclaim_directory
 from nsbox._plan import hostfiles, users
@@ -202,10 +202,16 @@ class SandboxCore:
             if reclaim_memory and directory is not None:
                 await self._reclaim(directory)
 
-    async def suspend_at_limit(self) -> None:
-        """As `suspend`, but for what is no longer active, which is left as it is."""
+    async def suspend_at_limit(self, usage_mb: float) -> None:
+        """Suspend it for want of memory, and say so; what is no longer active is left as it is.
+
+        Args:
+            usage_mb: MiB that are used.
+        """
         async with self._changing:
             if self.status in ACTIVE:
+                limit = float(self.config.resources.memory.limit_mb)
+                self.emitter.emit(ResourceExceeded, resource="memory", usage=usage_mb, limit=limit)
                 await self._freeze(self.living()[1])
 
     async def _freeze(self, cell: Cell) -> None:

@@ -11,9 +11,8 @@ import trio
 
 from nsbox._core.part import Part
 from nsbox._errors import NetworkError, SandboxError
-from nsbox._events import ResourceExceeded, RuntimeErrorEvent
+from nsbox._events import RuntimeErrorEvent
 from nsbox._metrics.pressure import Pressure, open_pressure
-from nsbox._states import ACTIVE
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.supervisor import Supervisor
@@ -62,7 +61,7 @@ class MemoryGuard(Part):
                 while True:
                     await pressure.wait()
                     if pressure.is_at_limit():
-                        await self._suspend(pressure, freezer, limit)
+                        await self._suspend(pressure, freezer)
         except OSError as exc:
             if cell.lost is None:  # else there is nothing left to guard
                 log.warning("%s: it can no longer be suspended at its memory limit: %s", self._core.id, exc)
@@ -70,13 +69,11 @@ class MemoryGuard(Part):
         finally:
             ended.set()
 
-    async def _suspend(self, pressure: Pressure, freezer: Path, limit_mb: int) -> None:
-        if self._core.status in ACTIVE:
-            usage = pressure.usage_bytes() / _MIB
-            self._core.emitter.emit(ResourceExceeded, resource="memory", usage=usage, limit=float(limit_mb))
+    async def _suspend(self, pressure: Pressure, freezer: Path) -> None:
+        usage_mb = pressure.usage_bytes() / _MIB
         answered = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, answered)
+            nursery.start_soon(self._ask, usage_mb, answered)
             # Also where somebody else is suspending it at this moment, who would wait for ever. The file tells nobody.
             while not (answered.is_set() or _is_closed(freezer)):
                 with trio.move_on_after(_TICK_SECONDS):
@@ -85,9 +82,9 @@ class MemoryGuard(Part):
                 pressure.wake()
         pressure.settle()
 
-    async def _ask(self, answered: trio.Event) -> None:
+    async def _ask(self, usage_mb: float, answered: trio.Event) -> None:
         try:
-            await self._core.suspend_at_limit()
+            await self._core.suspend_at_limit(usage_mb)
         except NetworkError:
             pass  # it has died of something else
         except SandboxError as exc:

@@ -140,7 +140,7 @@ class Reader:
             if counters.directory is not None:
                 programs = ask(list_programs(counters.directory, running))
             else:
-                programs = ask(pid for sampler in cell.samplers for pid in sampler.pids)
+                programs = ask(pid for sampler in cell.samplers for pid in sampler.find_programs())
         read, written = counters.io_bytes() or (
             None
             if programs.processes and programs.read_bytes is None
