@@ -55,7 +55,7 @@ async def metrics(runs: int) -> Report:
         stop: list[Callable[[], None]] = []
         for sandbox in sandboxes:  # as a store does it: nothing but a call for each event
             for kind in ("metrics_updated", "resource_warning", "resource_exceeded", "disk_full"):
-                stop.append(sandbox._core.emitter.subscribe(kind, count))  # noqa: SLF001, PERF401
+                stop.append(sandbox._core.emitter.subscribe(kind, count))  # noqa: PERF401
         await trio.sleep(2)
         opened = len(os.listdir("/proc/self/fd")) - descriptors
         before, begun = events, time.monotonic()
@@ -67,6 +67,8 @@ async def metrics(runs: int) -> Report:
     return Report(
         title=f"metrics: {living} idle sandboxes, looked at each second",
         series={"nobody listens": Series(samples=silent, unit="of a core"), "everybody does": fraction},
-        goals=[Goal(what="CPU time of the looks", value=fraction.median, bound=0.1 * living / _LIVING, unit="of a core")],
+        goals=[
+            Goal(what="CPU time of the looks", value=fraction.median, bound=0.1 * living / _LIVING, unit="of a core")
+        ],
         notes=[f"{rate:.0f} looks a second, {opened / living:.1f} descriptors for the counters of each"],
     )
