@@ -280,12 +280,12 @@ class Meter(Part):
         """How near each limit is whose excess is told of here. One of memory that is enforced ends an execution, and is
         told of at that end; one that is not enforced is only told of here.
         """
-        cpu = percents["cpu"]
-        if cpu >= _SATURATED:
-            throttled = self._throttled
+        saturated = percents["cpu"] >= _SATURATED
+        before = self._throttled
+        if saturated:
             self._throttled = self._count_throttled()
-            cpu = cpu if self._throttled > throttled else 0.0
-        yield "cpu", cpu
+        if not saturated or self._throttled > before:  # else it used all that it wanted, and what was is left as it is
+            yield "cpu", percents["cpu"]
         if not self._core.config.enforcement.enforce_memory_limits:
             yield "memory", percents["memory"]
         # Short of full it is below 100, whatever the rounding; and what is full counts as that.
