@@ -169,7 +169,9 @@ def test_a_tree_is_made_where_we_are_and_removed_without_a_trace() -> None:
 @pytest.mark.needs_root
 @pytest.mark.needs_hybrid
 def test_on_a_hybrid_host_v2_kills_and_v1_limits() -> None:
-    """Every limit has one hierarchy; nothing is lacking but what only v2 has; our v1 groups lie in those that we are in ourselves."""
+    """Every limit has one hierarchy; nothing is lacking but what only v2 has; our v1 groups lie in those that we are
+    in ourselves.
+    """
     with a_tree() as tree:
         assert tree.mode == "hybrid"
         assert tree.lacks.keys() == {"memory_reclaim"}
