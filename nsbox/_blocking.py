@@ -14,7 +14,7 @@ from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
 from nsbox._events import Event
-from nsbox._records import FileInfo
+from nsbox._records import FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
 from nsbox._supervisor.portal import get_portal, shutdown
@@ -63,9 +63,9 @@ class Sandbox(SandboxProperties):
         """See `AsyncSandbox.start`."""
         self._portal.call(self._core.start)
 
-    def suspend(self, *, stop_executions: bool = False) -> None:
+    def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         """See `AsyncSandbox.suspend`."""
-        self._portal.call(self._core.suspend, stop_executions=stop_executions)
+        self._portal.call(self._core.suspend, stop_executions=stop_executions, reclaim_memory=reclaim_memory)
 
     def resume(self) -> None:
         """See `AsyncSandbox.resume`."""
@@ -122,6 +122,10 @@ class Sandbox(SandboxProperties):
     def terminate_execution(self, execution_id: str) -> None:
         """See `AsyncSandbox.terminate_execution`."""
         self._portal.call(self._core.executions.terminate, execution_id)
+
+    def get_resource_usage(self) -> ResourceUsage:
+        """See `AsyncSandbox.get_resource_usage`."""
+        return self._portal.call(self._core.meter.usage)
 
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """See `AsyncSandbox.on`.

@@ -20,7 +20,7 @@ from nsbox._core.streaming import Streaming
 from nsbox._errors import ConfigError
 from nsbox._events import Event
 from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
-from nsbox._records import FileInfo
+from nsbox._records import FileInfo, ResourceUsage
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._route import Route
 from nsbox._states import ACTIVE, SandboxStatus
@@ -163,20 +163,23 @@ class AsyncSandbox(SandboxProperties):
         """
         await self._route.call(self._core.start)
 
-    async def suspend(self, *, stop_executions: bool = False) -> None:
+    async def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         """Stop every process by the cgroup freezer (cgroup-v2.rst, cgroup.freeze); returns when the kernel says so.
 
         A suspended sandbox uses no CPU, and the clocks of its executions stand still.
 
         Args:
             stop_executions: True: cancel the running executions first. False: they go on after `resume`.
+            reclaim_memory: True: once it stands still, have the kernel take back what memory it can (memory.reclaim,
+                cgroup-v2.rst): the cache of files, and where there is swap what programs have allocated. How many bytes
+                that were is logged (logger "nsbox", INFO).
 
         Raises:
             InvalidStateError: It is not active.
-            UnsupportedHostError: There is no freezer here.
+            UnsupportedHostError: There is no freezer here, or no memory.reclaim that was asked for; nothing is changed.
             SetupError: The kernel refused.
         """
-        await self._route.call(self._core.suspend, stop_executions=stop_executions)
+        await self._route.call(self._core.suspend, stop_executions=stop_executions, reclaim_memory=reclaim_memory)
 
     async def resume(self) -> None:
         """Let every process go on; the state is the one of before `suspend`.
@@ -296,6 +299,19 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: No such execution is running.
         """
         await self._route.call(self._core.executions.terminate, execution_id)
+
+    async def get_resource_usage(self) -> ResourceUsage:
+        """What the sandbox uses now, against its limits; read now, also while it is suspended.
+
+        CPU and network are rates since the last call, or since the start; a call within 50 ms of the last one takes the
+        time since the one before. See docs/metrics.md for what each number counts.
+
+        Raises:
+            InvalidStateError: It is not started, or has ended.
+            NetworkError: Its PID 1 or the launcher has died.
+            SetupError: This process may have no more files open.
+        """
+        return await self._route.call(self._core.meter.usage)
 
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """Have a handler called with every event of a kind, from now on, in the order in which things happen.

@@ -115,6 +115,8 @@ class SandboxConfig:
         instance_of("thresholds", self.thresholds, MonitoringThresholds)
         instance_of("enforcement", self.enforcement, EnforcementPolicy)
         instance_of("recovery", self.recovery, RecoveryPolicy)
+        if self.resources.memory.oom_kill_disable and not self.enforcement.enforce_memory_limits:
+            refuse("resources.memory.oom_kill_disable", True, "False with enforcement.enforce_memory_limits=False")
         flag("writable_root", self.writable_root)
         flag("warm", self.warm)
         if not isinstance(self.security, Path) and self.security not in ("strict", "default"):

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import functools
+import logging
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import trio
 
-from nsbox._cgroups import isolation_report
+from nsbox._cgroups import CgroupTree, isolation_report
 from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
 from nsbox._core.files import Files
+from nsbox._core.guard import MemoryGuard
+from nsbox._core.metering import Meter
 from nsbox._core.part import Part
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
-from nsbox._events import Created, Resumed, Started, StateChanged, Suspended, Terminated
+from nsbox._events import Created, ResourceExceeded, Resumed, Started, StateChanged, Suspended, Terminated
 from nsbox._host import separation_of_executions
+from nsbox._metrics.reclaim import reclaim, reclaim_directory
 from nsbox._plan import hostfiles, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import find_runtime
@@ -29,6 +34,8 @@ from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.inside import read_inside
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
 from nsbox._warm.plan import InterpreterPlan, can_be_warm, check_preload, may_run_warm, plan_interpreter
+
+log = logging.getLogger("nsbox")
 
 _S = SandboxStatus
 
@@ -78,7 +85,9 @@ class SandboxCore:
         self.executions = Executions(self)
         self.environment = Environment(config.environment, self.emitter, self._require_living)
         self.files = Files(self)
-        self._parts: tuple[Part, ...] = (self.files,)
+        self.meter = Meter(self)
+        guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
+        self._parts: tuple[Part, ...] = (self.files, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self._changing = Turns()  # start, suspend, resume, restart, reset, terminate: one at a time
@@ -98,7 +107,7 @@ class SandboxCore:
             created_at=totals.created_at,
             last_active_at=totals.last_active_at,
             total_executions=totals.executions,
-            total_cpu_time=totals.cpu_seconds,
+            total_cpu_time=max(totals.cpu_seconds, self.meter.cpu_seconds),
             total_memory_used=totals.peak_memory_bytes,
             total_disk_used=0 if self._cell is None else self._cell.disk_used_bytes(),
             tags=self.config.tags,
@@ -184,26 +193,50 @@ class SandboxCore:
             self.machine.to(_S.RUNNING)
             self.emitter.emit(Started)
 
-    async def suspend(self, *, stop_executions: bool = False) -> None:
+    async def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         async with self._changing:
             self.machine.require(*ACTIVE, action="suspend")
             supervisor, cell = self.living()
             if not supervisor.tree.hierarchies:
-                lack = supervisor.tree.reasons.get("cgroup_freeze")
-                raise UnsupportedHostError(
-                    "suspend needs the cgroup freezer",
-                    missing=("cgroup_freeze",),
-                    remedies=(lack.remedy,) if lack is not None else (),
-                )
+                raise _lacks(supervisor.tree, "cgroup_freeze", "suspend needs the cgroup freezer")
+            directory = reclaim_directory(supervisor.tree, cell.number)
+            if reclaim_memory and directory is None:
+                raise _lacks(supervisor.tree, "memory_reclaim", "this host cannot reclaim the memory of a sandbox")
             if stop_executions:
                 await self.executions.stop_all()
-            before = self.status
-            await cell.freeze()
-            self._before_suspension = before
-            self.machine.to(_S.SUSPENDED)
-            for part in self._parts:
-                part.suspended()
-            self.emitter.emit(Suspended)
+            await self._freeze(cell)
+            if reclaim_memory and directory is not None:
+                await self._reclaim(directory)
+
+    async def suspend_at_limit(self, usage_mb: float) -> None:
+        """Suspend it for want of memory, and say so; what is no longer active is left as it is.
+
+        Args:
+            usage_mb: MiB that are used.
+        """
+        async with self._changing:
+            if self.status in ACTIVE:
+                limit = float(self.config.resources.memory.limit_mb)
+                self.emitter.emit(ResourceExceeded, resource="memory", usage=usage_mb, limit=limit)
+                await self._freeze(self.living()[1])
+
+    async def _freeze(self, cell: Cell) -> None:
+        before = self.status
+        await cell.freeze()
+        self._before_suspension = before
+        self.machine.to(_S.SUSPENDED)
+        for part in self._parts:
+            part.suspended()
+        self.emitter.emit(Suspended)
+
+    async def _reclaim(self, directory: Path) -> None:
+        """It is suspended already, and stays so whatever comes of this."""
+        try:
+            given_back = await trio.to_thread.run_sync(reclaim, directory)
+        except OSError as exc:
+            log.warning("%s: its memory could not be reclaimed: %s", self.id, exc)
+        else:
+            log.info("%s: suspended, and %d bytes of memory given back", self.id, given_back)
 
     async def resume(self) -> None:
         async with self._changing:
@@ -297,3 +330,12 @@ class SandboxCore:
         self._close_parts()
         if self.status in ACTIVE or self.status is _S.SUSPENDED:
             self.machine.to(_S.ERROR)
+
+
+def _lacks(tree: CgroupTree, capability: str, message: str) -> UnsupportedHostError:
+    lack = tree.reasons.get(capability)
+    return UnsupportedHostError(
+        message if lack is None else f"{message}: {lack.why}",
+        missing=(capability,),
+        remedies=(lack.remedy,) if lack is not None else (),
+    )

@@ -20,6 +20,7 @@ _CGROUP_TEXTS = {  # title, what its lack costs, the line of `isolation_report`
     "cpu_limit": ("CPU bandwidth and weight", "cores, limit_percent and priority have no effect", "cpu"),
     "cpuset": ("pinning to CPUs", "cpuset= is refused", "cpuset"),
     "io_limit": ("disk rates", "iops_limit= and throughput_mbps= are refused", "io"),
+    "memory_reclaim": ("memory of the suspended given back", "suspend(reclaim_memory=True) is refused", "memory"),
     "oom_suspend": ("suspend at the memory limit", "oom_kill_disable=True is refused", "memory"),
 }
 _SYSCALL_TEXTS = {  # call: the kernel that has it

@@ -14,7 +14,7 @@ execution    everything about one execution
 from nsbox._plan.execution import ExecutionPlan, plan_execution
 from nsbox._plan.identity import PROGRAM_ID, IdMap
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
-from nsbox._plan.root import SOURCE_DIRECTORY
+from nsbox._plan.root import SOURCE_DIRECTORY, disk_slack_bytes
 from nsbox._plan.template import TemplatePlan, disk_backed, plan_template
 from nsbox._plan.writable import overlay_error
 
@@ -28,6 +28,7 @@ __all__ = [
     "OperationKind",
     "TemplatePlan",
     "disk_backed",
+    "disk_slack_bytes",
     "overlay_error",
     "plan_execution",
     "plan_template",

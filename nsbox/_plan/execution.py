@@ -128,7 +128,7 @@ def _cpu_rate(config: SandboxConfig, tree: CgroupTree, allowed_cpus: int) -> int
 
 def _own_writes(config: SandboxConfig, tree: CgroupTree, limits: Limits) -> tuple[Write, ...]:
     """Those of the template are in force already: what remains is a tighter memory limit."""
-    if limits.memory_bytes is None:
+    if limits.memory_bytes is None or not config.enforcement.enforce_memory_limits:
         return ()
     common = set(execution_writes(tree, config.resources, memory_bytes=None))
     writes = execution_writes(tree, config.resources, memory_bytes=limits.memory_bytes)

@@ -26,6 +26,8 @@ SOURCE_DIRECTORY = "/run/nsbox"
 
 _SOURCE_BYTES = 64 << 20
 _SOURCE_INODES = 1024
+_IMAGE_SLACK_BYTES = 512 * 1024
+"""ext4 refuses a write of 1 MiB with some 270 KiB left, and writes no part of it (seen); tmpfs fills to the end."""
 QUOTA = "/run/quota"
 """Where the quota itself is mounted, for its directories to be bound to their places.
 
@@ -287,3 +289,8 @@ MOST_IN_MEMORY_MB = 1024
 def disk_backed(config: SandboxConfig) -> bool:
     """Whether what is written goes to an ext4 image on a loop device instead of a tmpfs."""
     return disk_limited(config) or config.resources.disk.quota_mb > MOST_IN_MEMORY_MB
+
+
+def disk_slack_bytes(config: SandboxConfig) -> int:
+    """With so much or less left, its disk counts as full."""
+    return _IMAGE_SLACK_BYTES if disk_backed(config) else 0

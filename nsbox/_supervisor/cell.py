@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsbox._errors import NetworkError, SandboxError, SetupError
 from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.sampling import Sampler
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
@@ -35,6 +36,10 @@ class Cell:
         number: Its cgroups are named after it: "s<number>" below each of the supervisor's base directories.
         refused_before: The sandbox's count of refused forks at the last look.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
+        samplers: Of the running executions, where they have to be sampled.
+        ended_cpu_seconds: CPU time of the executions that have ended.
+        read_bytes: From storage, by the executions that have ended.
+        written_bytes: To storage, the same.
     """
 
     channel: Channel
@@ -50,6 +55,15 @@ class Cell:
     number: int = 0
     refused_before: int = 0
     on_begin: Callable[[], object] | None = None
+    samplers: list[Sampler] = field(default_factory=list)
+    ended_cpu_seconds: float = 0.0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its executions, where no cgroup counts it."""
+        return self.ended_cpu_seconds + sum(sampler.cpu_seen for sampler in self.samplers)
 
     def take(self, record: wire.Record, fds: list[int]) -> None:
         """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
@@ -59,6 +73,7 @@ class Cell:
         """
         self.close_descriptors()
         self.number = record.index
+        self.ended_cpu_seconds, self.read_bytes, self.written_bytes = 0.0, 0, 0
         if len(fds) != _DESCRIPTORS:
             for fd in fds:
                 os.close(fd)

@@ -167,6 +167,7 @@ async def _carry_out(
         close_stdio()
         if order.sampled:
             beside.append(partial(start.sample, sampler))
+            cell.samplers.append(sampler)
         try:
             if not at_once and not order.sampled:
                 with trio.move_on_after(_SHORT_SECONDS):
@@ -180,6 +181,8 @@ async def _carry_out(
         record, _ = answer.take()
     finally:
         start.close()
+        if sampler in cell.samplers:
+            cell.samplers.remove(sampler)
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:
@@ -190,8 +193,12 @@ async def _carry_out(
 def _outcome(
     cell: Cell, order: Order, record: wire.Record, sampler: Sampler, dropped: int, stdout: bytes, stderr: bytes
 ) -> Outcome:
+    seen = _observe(cell, order, record, dropped, sampler)
+    cell.ended_cpu_seconds += seen.cpu_seconds
+    cell.read_bytes += seen.read_bytes
+    cell.written_bytes += seen.written_bytes
     return Outcome(
-        observation=_observe(cell, order, record, dropped, sampler),
+        observation=seen,
         stdout=stdout,
         stderr=stderr,
         suspended_seconds=record.suspended_ns / 1e9,
@@ -377,7 +384,7 @@ def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sample
         read_bytes=record.read_bytes,
         written_bytes=record.written_bytes,
         max_rss_bytes=record.max_rss_bytes,
-        memory_limit_bytes=order.memory_bytes,
+        memory_limit_bytes=order.memory_bytes if order.enforce_memory else 0,
         cgroup_mode="none" if order.sampled else order.cgroup_mode,
         wall_limit_seconds=order.plan.wall_ns / 1e9,
         cpu_limit_seconds=order.cpu_seconds,
