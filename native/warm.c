@@ -31,19 +31,22 @@ struct interpreter {
 
 static void answer_ready(struct launcher *launcher, struct source *source, uint32_t events);
 
-/* child */
-static int enter_tree(const struct template *template, struct failure *failure)
+/* The mounts of a sandbox: what it imports lies where programs will find it, too. child */
+static int enter_tree(struct launcher *launcher, const struct template *template, struct failure *failure)
 {
-	static const struct fs_option temporary[] = { { "size", "16m" }, { "mode", "1777" }, { NULL, NULL } };
+	struct builder builder = {
+		.root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC), .host_mounts = launcher->host_mounts,
+		.devices = template->devices, .ids = launcher->ids, .stage = STAGE_MOUNT, .procfs = -1, .id_namespace = -1, .sysctls = -1,
+		.quota = -1, .source = -1,
+	};
 
 	if (unshare(CLONE_NEWNET) < 0)
 		return fail(failure, STAGE_NAMESPACE, 0);
-	AUTO_CLOSE int root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	AUTO_CLOSE int proc = new_procfs();
-	AUTO_CLOSE int tmp = new_filesystem("tmpfs", temporary, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-	if (root < 0 || proc < 0 || tmp < 0 || attach_mount(proc, root, "/proc") < 0 || attach_mount(tmp, root, "/tmp") < 0)
-		return fail(failure, STAGE_MOUNT, 0);
-	if (fchdir(root) < 0 || sys_pivot_root(".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+	if (builder.root < 0)
+		return fail(failure, STAGE_PIVOT, 1);
+	if (apply_ops(&builder, template->cell_ops, template->cell_op_count, failure) < 0)
+		return -1;
+	if (fchdir(builder.root) < 0 || sys_pivot_root(".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return fail(failure, STAGE_PIVOT, 0);
 	return 0;
 }
@@ -60,14 +63,15 @@ static int take_descriptors(int socket, int library, int log, struct failure *fa
 	return 0;
 }
 
-static _Noreturn void be_interpreter(const struct template *template, int socket, int library, int log, char **argv, char **envp)
+static _Noreturn void be_interpreter(struct launcher *launcher, const struct template *template, int socket, int library,
+                                     int log, char **argv, char **envp)
 {
 	struct failure failure;
 	sigset_t none;
 
 	(void)setsid(); /* a child just cloned leads no group: cannot fail */
 	(void)sigemptyset(&none);
-	if (enter_tree(template, &failure) < 0 || take_descriptors(socket, library, log, &failure) < 0)
+	if (enter_tree(launcher, template, &failure) < 0 || take_descriptors(socket, library, log, &failure) < 0)
 		dprintf(log, "step %u-%d: %s\n", failure.stage, failure.index, strerror(failure.error));
 	else if (sigprocmask(SIG_SETMASK, &none, NULL) == 0 && execve(argv[0], argv, envp) < 0)
 		dprintf(2, "%s: %s\n", argv[0], strerror(errno));
@@ -108,7 +112,7 @@ static int start(struct launcher *launcher, struct interpreter *interpreter, cha
 	(void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size); /* as large as it gets */
 	interpreter->pid = sys_clone3(&args);
 	if (interpreter->pid == 0)
-		be_interpreter(interpreter->template, pair[1], library, log, argv, envp);
+		be_interpreter(launcher, interpreter->template, pair[1], library, log, argv, envp);
 	drop_fd(&pair[1]);
 	if (interpreter->pid < 0)
 		return fail(failure, STAGE_WARM, 1);
