@@ -20,7 +20,7 @@ class Route:
     """In the caller's own trio run, or else to the supervisor's thread; the first call decides for all.
 
     Attributes:
-        loop: The caller's event loop, once it is known that it is asyncio's.
+        loop: The caller's event loop of now, once it is known that it is asyncio's.
     """
 
     def __init__(self) -> None:
@@ -32,18 +32,17 @@ class Route:
         """Await `function` there. Cancelling the caller cancels it, and waits for it.
 
         Raises:
-            InvalidStateError: The first call came from another event loop.
+            InvalidStateError: The first call came from another trio run, or from asyncio where this one is trio's.
         """
         if trio.lowlevel.in_trio_run():
             here = trio.lowlevel.current_trio_token()
-            self._token = self._token or here
-            if self._token is not here or self.loop is not None:
+            if self.loop is not None or self._token not in (None, here):
                 raise InvalidStateError("this sandbox belongs to another event loop, the one that first used it")
+            self._token = here
             return await function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        self.loop = self.loop or loop
-        if self.loop is not loop or self._token is not None:
+        if self._token is not None:
             raise InvalidStateError("this sandbox belongs to another event loop, the one that first used it")
+        self.loop = asyncio.get_running_loop()
         self._portal = self._portal or get_portal()
         return await self._portal.call_from_asyncio(function, *args, **kwargs)
 

@@ -126,14 +126,15 @@ def shell_command(
     security: options.Security = None,
     workdir: options.Workdir = None,
     user: options.User = None,
+    writable_root: options.WritableRoot = False,
     require: options.Require = None,
     store: options.Store = None,
 ) -> None:
     """Open a shell in a fresh sandbox, which is gone afterwards. Its exit status is the shell's."""
     request = Request(
         timeout=timeout, memory_mb=memory_mb, disk_mb=disk_mb, processes=processes, cpus=cpus, env=env or (),
-        mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir, user=user, require=require or (),
-        store=store,
+        mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir, user=user, writable_root=writable_root,
+        require=require or (), store=store,
     )  # fmt: skip
 
     def command() -> int:

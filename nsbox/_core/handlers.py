@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -36,7 +36,6 @@ class Handlers(ABC):
         self._waiting: deque[tuple[Handler, Event]] = deque()
         self._lock = threading.Lock()
         self._running = False
-        self._references: set[object] = set()  # asyncio holds its tasks by weak references only
 
     def deliver(self, handler: Handler, event: Event) -> None:
         """Have it called; in the supervisor's run, without waiting."""
@@ -86,23 +85,33 @@ class TrioHandlers(Handlers):
         trio.lowlevel.spawn_system_task(self._run, name="nsbox event handlers")
 
 
+class HasLoop(Protocol):
+    """Knows an event loop."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Of asyncio; None: not used yet."""
+
+
 class AsyncioHandlers(Handlers):
     """In a task of the caller's event loop.
 
     Args:
         report: Emits an event; from the loop's thread.
-        loop: The caller's.
+        caller: Has the loop that the sandbox was last used in, as `loop`.
     """
 
-    def __init__(self, report: Callable[..., None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, report: Callable[..., None], caller: HasLoop) -> None:
         super().__init__(report)
-        self._loop = loop
+        self._caller = caller
+        self._references: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks by weak references only
 
     def _start(self) -> None:
-        self._loop.call_soon_threadsafe(self._start_task)
+        if self._caller.loop is not None:
+            self._caller.loop.call_soon_threadsafe(self._start_task)
 
     def _start_task(self) -> None:
-        task = self._loop.create_task(self._run())
+        task = asyncio.get_running_loop().create_task(self._run())
         self._references.add(task)
         task.add_done_callback(self._references.discard)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from nsbox._errors import NetworkError, SetupError
-from nsbox._plan import ExecutionPlan, TemplatePlan
+from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.sampling import Sampler
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
@@ -25,6 +26,7 @@ class Cell:
         channel: To the launcher.
         id: The launcher's name for it.
         plan: What it was made from.
+        kind: The launcher's name for that.
         pidfd: Of PID 1.
         root: Its root directory (O_PATH): names below it are its own.
         quota: The root of the file system that everything writable is in.
@@ -34,11 +36,16 @@ class Cell:
         number: Its cgroups are named after it: "s<number>" below each of the supervisor's base directories.
         refused_before: The sandbox's count of refused forks at the last look.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
+        samplers: Of the running executions, where they have to be sampled.
+        ended_cpu_seconds: CPU time of the executions that have ended.
+        read_bytes: From storage, by the executions that have ended.
+        written_bytes: To storage, the same.
     """
 
     channel: Channel
     id: int
     plan: TemplatePlan
+    kind: int = 0
     pidfd: int = -1
     root: int = -1
     quota: int = -1
@@ -48,6 +55,15 @@ class Cell:
     number: int = 0
     refused_before: int = 0
     on_begin: Callable[[], object] | None = None
+    samplers: list[Sampler] = field(default_factory=list)
+    ended_cpu_seconds: float = 0.0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its executions, where no cgroup counts it."""
+        return self.ended_cpu_seconds + sum(sampler.cpu_seen for sampler in self.samplers)
 
     def take(self, record: wire.Record, fds: list[int]) -> None:
         """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
@@ -57,6 +73,7 @@ class Cell:
         """
         self.close_descriptors()
         self.number = record.index
+        self.ended_cpu_seconds, self.read_bytes, self.written_bytes = 0.0, 0, 0
         if len(fds) != _DESCRIPTORS:
             for fd in fds:
                 os.close(fd)
@@ -145,10 +162,14 @@ class Cell:
             raise self.failure(record, subject)
         return record, fds
 
-    def failure(self, record: wire.Record, subject: str) -> SetupError | NetworkError:
+    def failure(self, record: wire.Record, subject: str) -> SandboxError:
         """A failed step as the exception that names it."""
         if record.stage is wire.Stage.DIED and self.lost is not None:
             return self.lost
+        if record.stage is wire.Stage.MOUNT and 0 <= record.index < len(self.plan.cell_operations):
+            unsupported = overlay_error(self.plan.cell_operations[record.index], record.error)
+            if unsupported is not None:
+                return unsupported
         return setup_error(record, describe(self.plan, record) or subject)
 
 

@@ -22,6 +22,7 @@ from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.registry import Registry
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
+from nsbox._supervisor.warmth import Interpreters
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
 _END_SECONDS = 5.0
@@ -89,11 +90,17 @@ class Supervisor:
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
         self._facts: HostFacts | None = None
-        self.channel = Channel(launcher.socket, self._lose)
+        self.channel = Channel(launcher.socket, self._lose, self._cool)
+        self.interpreters = Interpreters(self.channel)
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
         self.registry = Registry(launcher.tree)
+
+    @property
+    def launcher_pidfd(self) -> int:
+        """Of the launcher, in whose user namespace every id of a sandbox is somebody."""
+        return self._launcher.pidfd
 
     async def require(self, capabilities: Sequence[str]) -> None:
         """Check that this host has what a configuration insists on.
@@ -142,6 +149,9 @@ class Supervisor:
             await trio.to_thread.run_sync(self.tree.remove)
         self._ended.set()
 
+    def _cool(self, kind: int) -> None:
+        self.interpreters.forget(kind)
+
     def _lose(self, id: int) -> None:
         if cell := self._cells.pop(id, None):
             cell.lose()
@@ -166,7 +176,7 @@ class Supervisor:
         ahead = self._take_ahead(kind)
         if ahead is not None:
             return ahead
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind)
         self._cells[cell.id] = cell
         try:
             record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
@@ -198,7 +208,7 @@ class Supervisor:
     def _make_ahead(self, kind: int, plan: TemplatePlan) -> None:
         if kind in self._ahead or kind not in self._kept:
             return
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind)
         self._ahead[kind] = cell
         self._cells[cell.id] = cell
 
@@ -261,6 +271,7 @@ class Supervisor:
                 while len(self._kinds) > _KINDS_KEPT:
                     _, (oldest, _) = self._kinds.popitem(last=False)
                     self._kept.discard(oldest)
+                    self.interpreters.forget(oldest)
                     if (unused := self._ahead.pop(oldest, None)) and unused.pidfd >= 0:
                         await self.destroy(unused)
                     await self.channel.send(wire.Down.FORGET, oldest)
@@ -303,5 +314,6 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits,
+        config.enforcement.enforce_memory_limits, config.writable_root, config.warm, config.preload,
+        config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

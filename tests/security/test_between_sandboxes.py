@@ -7,6 +7,7 @@ from probing import inside
 from watching import until
 
 import nsbox
+from nsbox._host import landlock_abi
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
@@ -80,3 +81,40 @@ for family, address in ((socket.AF_UNIX, '\\0meet'), (socket.AF_INET, ('127.0.0.
         first.terminate_execution(next(iter(first.executions)))
         holder.join()
     assert set(found.values()) == {"ECONNREFUSED"}
+
+
+WATCH_OTHERS = """
+import signal
+ask('pid', lambda: int(read('/workspace/pid')))
+pid = answers.get('pid', 0)
+ask('environ', lambda: 'hunter2' in read(f'/proc/{pid}/environ'))
+ask('cmdline', lambda: read(f'/proc/{pid}/cmdline') != '')
+ask('memory', lambda: opens(f'/proc/{pid}/mem', os.O_RDONLY))
+ask('fd', lambda: opens(f'/proc/{pid}/fd/0', os.O_RDONLY))
+ask('signal', lambda: os.kill(pid, 0))
+ask('listed', lambda: str(pid) in os.listdir('/proc'))
+"""
+HOLDER = "echo $$ > /workspace/pid; echo up; read line"
+
+
+@pytest.mark.skipif(landlock_abi() < 6, reason="needs Landlock ABI 6, Linux 6.12")
+def test_an_execution_is_nothing_to_the_others_of_its_sandbox() -> None:
+    """X05: neither its environment nor its memory nor a signal; a child of the same execution is the control."""
+    with nsbox.Sandbox() as sandbox:
+        with sandbox.spawn(["/bin/sh", "-c", HOLDER], environment={"TOKEN": "hunter2"}) as process:
+            assert process.stdout.receive_some() == b"up\n"
+            seen = inside(sandbox, WATCH_OTHERS)
+        own = """
+import subprocess
+child = subprocess.Popen(['/bin/sh', '-c', 'echo $$ > /workspace/pid; echo up; read line'],
+                         env={'TOKEN': 'hunter2'}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+"""
+        control = inside(sandbox, own + WATCH_OTHERS + "\nchild.stdin.close(); child.wait()\n")
+    assert control.pop("pid") > 1
+    assert control == {
+        "environ": True, "cmdline": True, "memory": "opened", "fd": "opened", "signal": None, "listed": True,
+    }  # fmt: skip
+    assert seen.pop("pid") > 1
+    hidden = dict.fromkeys(("environ", "cmdline", "memory", "fd"), "ENOENT")
+    assert seen == {**hidden, "signal": "EPERM", "listed": False}
