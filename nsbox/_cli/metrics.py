@@ -86,6 +86,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> Any:
 def _plot(rows: Sequence[dict[str, Any]]) -> None:
     width = max(10, min(_WIDEST, make_console().width - _LABEL - 3))
     times = [float(row["at"]) for row in rows]
+    if len(times) < width:
+        width -= width % len(times)  # as many columns for each sample
     for curve in CURVES:
         values = [float(row[curve.column]) for row in rows]
         top = max(values)

@@ -69,13 +69,18 @@ class Registry:
 
     Args:
         tree: The cgroups that the sandboxes are in.
+
+    Attributes:
+        directory: Where the socket is; None: there is none.
+        name: Of the socket in there; "" the same. The launcher removes it where this process does not live to do so.
+        socket: It; None the same.
     """
 
     def __init__(self, tree: CgroupTree) -> None:
         self._tree = tree
         self._entries: dict[str, Callable[[], Facts]] = {}
-        self._directory: Path | None = None
-        self._name = ""
+        self.directory: Path | None = None
+        self.name = ""
         self.socket: socket.socket | None = None
         self._open()
 
@@ -91,11 +96,11 @@ class Registry:
         refused: OSError | None = None
         for path in candidates():
             try:
-                self.socket, self._name = _listen(path)
+                self.socket, self.name = _listen(path)
             except OSError as exc:
                 refused = exc
                 continue
-            self._directory = path
+            self.directory = path
             _listening.add(self)
             return
         log.warning("nsbox ps will not show the sandboxes of this process: %s", refused)
@@ -134,14 +139,14 @@ class Registry:
     def close(self) -> None:
         """Nobody is answered any more, and nothing is left of it."""
         self._entries.clear()
-        if self.socket is None or self._directory is None:
+        if self.socket is None or self.directory is None:
             return
         _listening.discard(self)
         with contextlib.suppress(OSError):
-            os.unlink(self._directory / self._name)
+            os.unlink(self.directory / self.name)
         self.socket.close()
         self.socket = None
-        remove_if_empty(self._directory)
+        remove_if_empty(self.directory)
 
 
 def _listen(path: Path) -> tuple[socket.socket, str]:

@@ -20,7 +20,6 @@ from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.image import disk_image
-from nsbox._supervisor.registry import Registry
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 from nsbox._supervisor.warmth import Interpreters
 
@@ -95,7 +94,7 @@ class Supervisor:
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
-        self.registry = Registry(launcher.tree)
+        self.registry = launcher.registry
 
     @property
     def launcher_pidfd(self) -> int:

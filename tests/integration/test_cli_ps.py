@@ -58,6 +58,15 @@ class Application:
         self.process.communicate("\n", timeout=60)
 
 
+def kill_with_launcher(application: Application) -> None:
+    """So that nobody cleans up; neither of them has a chance to."""
+    launcher = parts_of_nsbox()[0]
+    os.kill(launcher, signal.SIGSTOP)
+    application.process.kill()
+    application.process.wait()
+    os.kill(launcher, signal.SIGKILL)
+
+
 @pytest.fixture(name="application")
 def _application(request: pytest.FixtureRequest) -> Iterator[Application]:
     made = Application(*getattr(request, "param", ()))
@@ -135,9 +144,9 @@ def test_the_socket_of_a_dead_application_is_removed_by_who_looks_next() -> None
     """After SIGKILL it is there, refused, and then gone; and a child that was forked from it does not hold it open."""
     application = Application("fork")
     assert answers(application.pid) == [Answer.TOLD]
-    application.process.kill()
-    application.process.wait()
+    kill_with_launcher(application)
     try:
+        assert len(sockets(application.pid)) == 1
         os.kill(application.child, 0)  # the child lives, and has what it inherited
         until(lambda: answers(application.pid) == [], "it is not shown")
         assert sockets(application.pid) == []
@@ -147,17 +156,28 @@ def test_the_socket_of_a_dead_application_is_removed_by_who_looks_next() -> None
         application.process.stdin.close()
         assert application.process.stdout is not None
         application.process.stdout.close()
+        nsbox.execute("print(1)")  # the cgroups go with the next start
 
 
 def test_the_next_start_removes_the_socket_too() -> None:
     """Without anybody who looks."""
     application = Application()
-    application.process.kill()
+    kill_with_launcher(application)
     application.process.communicate()
     (left,) = sockets(application.pid)
     nsbox.execute("print(1)")
     shutdown()
     assert not left.exists()
+
+
+@pytest.mark.lane_unified
+def test_the_launcher_removes_the_socket_when_its_application_cannot() -> None:
+    """After SIGKILL of the application alone nothing has to be collected."""
+    application = Application()
+    assert len(sockets(application.pid)) == 1
+    application.process.kill()
+    application.process.communicate()
+    until(lambda: not sockets(application.pid), "the socket is gone")
 
 
 def test_a_directory_that_others_can_write_to_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

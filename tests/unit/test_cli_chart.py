@@ -16,8 +16,9 @@ def test_a_curve_is_as_high_as_its_values() -> None:
 def test_a_part_of_the_time_is_its_greatest_value() -> None:
     """So that no peak is lost, however many samples share a column; a gap in time is a gap."""
     assert resample([0, 1, 2, 3], [1, 5, 2, 3], 2) == [5, 3]
-    assert resample([0, 10], [1, 2], 5) == [1, None, None, None, 2]
-    assert resample([7], [3], 3) == [3, None, None]
+    assert resample([0, 1, 9, 10], [1, 2, 3, 4], 5) == [2, None, None, None, 4]
+    assert resample([7], [3], 3) == [3, 3, 3]
+    assert resample([0, 1.5, 2], [1, 2, 3], 6) == [1, 1, 2, 2, 3, 3]
     assert resample([], [], 2) == [None, None]
 
 
