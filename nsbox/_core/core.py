@@ -306,9 +306,9 @@ class SandboxCore:
                 await self._unmake_cell()
                 await self.executions.wait_idle()  # what was running has its result, CANCELLED
                 self.machine.to(_S.TERMINATED)
-                self.emitter.emit(Terminated)
                 if self._recorder is not None:
-                    await self._recorder.end()
+                    await self._recorder.end()  # before the last event: that it failed is an event too
+                self.emitter.emit(Terminated)
 
     async def _make_cell(self) -> None:
         assert self._supervisor is not None

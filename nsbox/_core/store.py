@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from nsbox._config import SandboxConfig
 from nsbox._core.emitter import Emitter
-from nsbox._errors import SandboxError
+from nsbox._errors import ConfigError, SandboxError
 from nsbox._events import (
     ExecutionCompleted,
     ExecutionFailed,
@@ -61,6 +63,7 @@ class Recorder:
         assert self._config.store is not None
         if self._writer is not None:
             return
+        _refuse_shared(self._config)
         writer = find_writer(self._config.store)
         rows = sandbox_row(self._sandbox_id, self._config, self._runtime, datetime.now(UTC))
         with trio.CancelScope(shield=True):  # a row that is there is a sandbox whose end will be told
@@ -91,6 +94,21 @@ class Recorder:
 
     def _failed(self, token: trio.lowlevel.TrioToken, error: SandboxError) -> None:
         _run_soon(token, partial(self._emitter.emit, RuntimeErrorEvent, error=error))
+
+
+def _refuse_shared(config: SandboxConfig) -> None:
+    """Check that no program in the sandbox can write to its own record, or put another file in its place.
+
+    Raises:
+        ConfigError: It can.
+    """
+    assert config.store is not None
+    store = Path(os.path.realpath(config.store))
+    for mount in config.mounts:
+        if not mount.read_only and store.is_relative_to(os.path.realpath(mount.source)):
+            raise ConfigError(
+                f"store={str(config.store)!r}: must not lie below {str(mount.source)!r}, which the sandbox can write to"
+            )
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, function: Callable[[], object]) -> None:

@@ -137,6 +137,18 @@ def test_a_store_that_cannot_be_is_told_by_start(
     sandbox.terminate()
 
 
+def test_a_store_that_the_program_could_write_to_is_refused(path: Path, tmp_path: Path) -> None:
+    """Below a mount that is not read-only, also by a detour; below one that is, it works."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for source in (tmp_path, path.parent.parent):
+        mount = nsbox.Mount(source=source, target="/here", read_only=False)
+        with pytest.raises(nsbox.ConfigError, match="must not lie below"):
+            nsbox.Sandbox(store=tmp_path / "link" / path.name, mounts=[mount]).start()
+    assert not path.exists()
+    with nsbox.Sandbox(store=path, mounts=[nsbox.Mount(source=tmp_path, target="/here")]):
+        assert path.exists()
+
+
 def test_a_sandbox_goes_on_when_its_store_cannot_be_written_any_more(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,6 +170,27 @@ def test_a_sandbox_goes_on_when_its_store_cannot_be_written_any_more(
     shutdown()
     with Reader(path) as reader:
         assert [row["verdict"] for row in reader.executions(limit=9)] == ["ok", "ok"]
+
+
+def test_a_failure_at_the_very_end_is_told_before_the_last_event(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reads events learns that the end of the sandbox is not in the file; `Terminated` stays the last."""
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    sandbox = nsbox.Sandbox.create(store=path)
+    events = sandbox.events()
+    last = [nsbox.RuntimeErrorEvent.name, nsbox.Terminated.name]
+    other = sqlite3.connect(path, isolation_level=None)
+    sandbox._core._recorder._writer.close(10)  # type: ignore[union-attr]  # as above; all before is written
+    other.execute("BEGIN IMMEDIATE")
+    sandbox.terminate()
+    assert [event.name for event in events][-2:] == last
+    other.execute("ROLLBACK")
+    other.close()
+    shutdown()
+    with Reader(path) as reader:
+        assert reader.sandboxes(limit=9)[0]["state"] == "terminated"
+    assert "cannot be written" in caplog.text
 
 
 FULL = """
