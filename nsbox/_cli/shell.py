@@ -19,7 +19,7 @@ from nsbox._config import ExecutionOptions
 from nsbox._core import SandboxCore
 from nsbox._core.interactive import Interactive, ReadEnd, spawn
 from nsbox._core.sources import program_source
-from nsbox._errors import ConfigError, ProgramNotFoundError
+from nsbox._errors import ConfigError, ProgramNotFoundError, SandboxError
 from nsbox._results import ExecutionResult, Verdict
 from nsbox._supervisor.portal import Portal, get_portal
 
@@ -143,9 +143,12 @@ async def _accompany(
             for function in (feed, *others):
                 tasks.start(function)
             shown = [tasks.start(_pass_on, stream, fd) for stream, fd in outputs]
-            result = await process.wait()
-            for ended in shown:
-                await ended.wait()
+            try:
+                result = await process.wait()
+                for ended in shown:
+                    await ended.wait()
+            except SandboxError as exc:  # from here it would go up in an exception group
+                tasks.failure = exc
             nursery.cancel_scope.cancel()
     finally:
         await process.close()

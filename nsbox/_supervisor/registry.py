@@ -197,9 +197,16 @@ def _encode(tree: CgroupTree, facts: list[Facts]) -> bytes:
             "memory_bytes": None if usage is None else usage.memory_bytes,
             "processes": None if usage is None else usage.processes,
         })  # fmt: skip
-    program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
-    message = {"version": VERSION, "pid": os.getpid(), "program": program, "sandboxes": sandboxes}
+    message = {"version": VERSION, "pid": os.getpid(), "program": _program(), "sandboxes": sandboxes}
     return json.dumps(message).encode()
+
+
+def _program() -> str:
+    """What the application is called."""
+    path = sys.argv[0] if sys.argv else ""
+    if os.path.basename(path) == "__main__.py":  # python -m
+        path = os.path.dirname(path)
+    return os.path.basename(path) or "python"
 
 
 _listening: weakref.WeakSet[Registry] = weakref.WeakSet()

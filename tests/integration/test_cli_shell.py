@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from terminals import Screen, screen
+from watching import parts_of_nsbox
 
 NSBOX = [sys.executable, "-m", "nsbox._cli"]
 SHELL = [*NSBOX, "shell"]
@@ -153,6 +154,16 @@ def test_a_window_that_is_closed_ends_the_session() -> None:
         person.read_until(r"[\r\n]begun\r\n")
         person.hang_up()
         assert person.process.wait(SECONDS) == 129
+
+
+def test_the_death_of_the_launcher_is_told_and_gives_the_terminal_back() -> None:
+    """No traceback, status 125."""
+    with screen(SHELL) as person:
+        person.read_until(PROMPT)
+        os.kill(parts_of_nsbox()[0], signal.SIGKILL)
+        assert person.wait() == 125
+        assert person.is_as_before
+        assert "Traceback" not in person.read_until("nsbox: the launcher")
 
 
 def test_a_limit_of_the_session_is_told_and_is_the_status() -> None:
