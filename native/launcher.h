@@ -174,6 +174,15 @@ struct outgoing {
 	unsigned fd_count;
 };
 
+/* What wait4(2) said of a process that is nobody's yet. */
+struct ended {
+	pid_t pid; /* 0: none */
+	int status;
+	struct rusage usage;
+};
+
+enum { MOST_ENDED = 64 }; /* more than there are between an interpreter's fork and its telling so */
+
 struct launcher {
 	struct source supervisor;
 	struct source application;
@@ -197,6 +206,8 @@ struct launcher {
 	struct cell *cells;
 	struct task *tasks;
 	struct outgoing *outgoing_first, *outgoing_last;
+	struct ended ended[MOST_ENDED];
+	unsigned next_ended;
 	uint32_t next_number;
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
@@ -266,6 +277,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 void task_settle(struct launcher *launcher, struct task *task);
 void tasks_tick(struct launcher *launcher);
 
+/* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 /* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
 void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error);
 /* None of those that its interpreter has not forked yet will come. */
@@ -276,7 +289,6 @@ void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload,
 void warm_stop(struct launcher *launcher, struct template *template);
 bool warm_ready(const struct template *template);
 int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
-bool warm_hear_all(struct launcher *launcher);
 
 /* deadline.c */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);
