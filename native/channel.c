@@ -171,6 +171,9 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 	case DOWN_RESTART:
 		cell_restart(launcher, down->id);
 		return;
+	case DOWN_CONNECT:
+		cell_connect(launcher, down->id);
+		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

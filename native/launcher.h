@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -89,7 +90,7 @@ struct template {
 	char tree[24];          /* where its root tree is mounted */
 };
 
-enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
+enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING, CELL_LOST /* dead, and the supervisor has not said what is to become of its files */ };
 
 struct task;
 
@@ -112,6 +113,8 @@ struct cell {
 	int root;
 	int quota;
 	int program_source;
+	int mounts;             /* its mount namespace, which outlives PID 1 by this */
+	int channel;            /* the supervisor's end of the control channel, until it has it */
 	struct id_map ids;
 	int id_range;           /* which of the launcher's ranges, -1: none */
 	struct failure failure;
@@ -159,7 +162,7 @@ struct task {
 struct outgoing {
 	struct outgoing *next;
 	struct up record;
-	int fds[4];
+	int fds[5];
 	unsigned fd_count;
 };
 
@@ -227,6 +230,7 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
                       struct failure *failure);
 bool is_spare(const struct cell *cell, const struct template *template);
 void cell_restart(struct launcher *launcher, uint32_t id);
+void cell_connect(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
 void cell_thaw(struct launcher *launcher, uint32_t id);
 void cell_freeze_tick(struct launcher *launcher, struct cell *cell);
@@ -246,6 +250,7 @@ struct birth {
 	struct launcher *launcher;
 	struct cell *cell;
 	int control;
+	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
 /* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
@@ -254,7 +259,7 @@ int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
 int empty_bounding_set(struct failure *failure);
 
 enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6,
-                  CHILD_RUNS = 7, CHILD_INIT = 8 };
+                  CHILD_RUNS = 7, CHILD_INIT = 8, CHILD_CHANNEL = 9 };
 struct child_message {
 	uint32_t word;
 	struct failure failure;

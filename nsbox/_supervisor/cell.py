@@ -11,10 +11,11 @@ from nsbox._errors import NetworkError, SetupError
 from nsbox._plan import ExecutionPlan, TemplatePlan
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.control import Control
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
-_DESCRIPTORS = 4
+_DESCRIPTORS = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Cell:
         channel: To the launcher.
         id: The launcher's name for it.
         plan: What it was made from.
+        control: To PID 1; the same object for as long as the cell lives.
         pidfd: Of PID 1.
         root: Its root directory (O_PATH): names below it are its own.
         quota: The root of the file system that everything writable is in.
@@ -39,6 +41,7 @@ class Cell:
     channel: Channel
     id: int
     plan: TemplatePlan
+    control: Control
     pidfd: int = -1
     root: int = -1
     quota: int = -1
@@ -61,9 +64,11 @@ class Cell:
             for fd in fds:
                 os.close(fd)
             raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "of a sandbox")
-        self.pidfd, self.root, self.quota, self.source = fds
+        self.pidfd, self.root, self.quota, self.source, control = fds
+        self.control.take(control)
 
     def close_descriptors(self) -> None:
+        self.control.close()
         for fd in (self.pidfd, self.root, self.quota, self.source):
             if fd >= 0:
                 os.close(fd)
@@ -76,11 +81,12 @@ class Cell:
         found = os.fstatvfs(self.quota)
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
-    def lose(self) -> None:
-        """Its PID 1 has died: every process in it is dead."""
-        self.lost = NetworkError("the sandbox's PID 1 has died, and every process with it")
-        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART):
+    def lose(self, reason: NetworkError) -> None:
+        """Every process in it is dead: its PID 1 has died, or the launcher has."""
+        self.lost = reason
+        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART, wire.Down.CONNECT):
             self.channel.break_off(request, self.id, self.lost)
+        self.control.close(reason)
         if self.on_lost is not None:
             self.on_lost(self.lost)
 
@@ -125,6 +131,28 @@ class Cell:
     async def restart(self) -> None:
         """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""
         self.take(*await self._do(wire.Down.RESTART, "new processes"))
+
+    async def revive(self) -> None:
+        """New processes and namespaces for one whose PID 1 died; the files are kept. Raises as `freeze`: it is as dead
+        as before then.
+        """
+        record, fds = await self.channel.request(wire.Down.RESTART, self.id)
+        if record.type is wire.Up.FAILED:
+            raise self.failure(record, "new processes")
+        self.take(record, fds)
+        self.lost = None
+
+    async def connect(self) -> None:
+        """A new control channel. PID 1 takes it as soon as it runs: when it is stopped or suspended, after that.
+
+        Raises:
+            SetupError: The kernel refused, or PID 1 has not taken the last hundreds of them.
+            NetworkError: The launcher or PID 1 died.
+        """
+        _, fds = await self._do(wire.Down.CONNECT, "a control channel")
+        if len(fds) != 1:
+            raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "a control channel")
+        self.control.take(fds[0])
 
     async def destroy(self) -> None:
         """Kill every process and remove everything; also when it is dead already. Not cancelled.

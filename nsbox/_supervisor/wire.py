@@ -32,6 +32,7 @@ class Down(IntEnum):
     FREEZE = 8
     THAW = 9
     RESTART = 10
+    CONNECT = 11
 
 
 class Up(IntEnum):
@@ -70,6 +71,7 @@ class Stage(IntEnum):
     EXEC = 19
     FREEZE = 20
     DIED = 21
+    CONNECT = 22
 
     @property
     def label(self) -> str:
