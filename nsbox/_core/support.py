@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsbox._config import MonitoringThresholds, RecoveryPolicy, SandboxConfig
+from nsbox._config import MonitoringThresholds, SandboxConfig
 from nsbox._errors import ConfigError
 
 _DEFAULTS = SandboxConfig()
@@ -21,8 +21,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
         "writable_root=True": config.writable_root,
         "preload": bool(config.preload),
         "thresholds": config.thresholds != MonitoringThresholds(),
-        "recovery": config.recovery != RecoveryPolicy(),
-        "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
         "metrics_interval": config.metrics_interval != _DEFAULTS.metrics_interval,
         "store": config.store is not None,
     }

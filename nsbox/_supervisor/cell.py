@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import trio
 
 from nsbox._errors import NetworkError, SetupError
 from nsbox._plan import ExecutionPlan, TemplatePlan
@@ -35,6 +39,8 @@ class Cell:
         on_lost: Called when that happens.
         number: Its cgroups are named after it: "s<number>" below each of the supervisor's base directories.
         refused_before: The sandbox's count of refused forks at the last look.
+        gone: Set with `lost`.
+        doomed: Why nsbox itself has ended PID 1, where it has.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
     """
 
@@ -51,6 +57,8 @@ class Cell:
     number: int = 0
     refused_before: int = 0
     on_begin: Callable[[], object] | None = None
+    gone: trio.Event = field(default_factory=trio.Event)
+    doomed: NetworkError | None = None
 
     def take(self, record: wire.Record, fds: list[int]) -> None:
         """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
@@ -83,7 +91,9 @@ class Cell:
 
     def lose(self, reason: NetworkError) -> None:
         """Every process in it is dead: its PID 1 has died, or the launcher has."""
+        reason = self.doomed or reason
         self.lost = reason
+        self.gone.set()
         for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART, wire.Down.CONNECT):
             self.channel.break_off(request, self.id, self.lost)
         self.control.close(reason)
@@ -136,11 +146,30 @@ class Cell:
         """New processes and namespaces for one whose PID 1 died; the files are kept. Raises as `freeze`: it is as dead
         as before then.
         """
-        record, fds = await self.channel.request(wire.Down.RESTART, self.id)
-        if record.type is wire.Up.FAILED:
-            raise self.failure(record, "new processes")
-        self.take(record, fds)
-        self.lost = None
+        reason, self.lost = self.lost, None  # so that a second death, right behind the answer, is noticed
+        self.gone = trio.Event()
+        self.doomed = None
+        try:
+            record, fds = await self.channel.request(wire.Down.RESTART, self.id)
+            if record.type is wire.Up.FAILED:
+                raise self.failure(record, "new processes")
+            self.take(record, fds)
+            if self.lost is not None:
+                raise self.lost
+        except BaseException:
+            if not self.gone.is_set():  # as dead as before; else it has died anew, and says so
+                self.lost = reason
+                self.gone.set()
+            raise
+
+    def give_up(self, reason: NetworkError) -> None:
+        """End PID 1, and with it every process: it is of no use any more. `lose` follows, with this reason.
+
+        pid_namespaces(7): from an ancestor namespace, SIGKILL is not to be refused.
+        """
+        self.doomed = reason
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     async def connect(self) -> None:
         """A new control channel. PID 1 takes it as soon as it runs: when it is stopped or suspended, after that.

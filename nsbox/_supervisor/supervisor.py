@@ -94,7 +94,7 @@ class Supervisor:
         self._controls = ControlWatcher()
         self.channel = Channel(launcher.socket, self._lose)
         self.stopping = False
-        """Whether it has ended because it was to: `stop`, or the end of the trio run."""
+        """Whether it ends because it is to, by `stop` or with the trio run, and not because the launcher died."""
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
@@ -118,15 +118,16 @@ class Supervisor:
 
     async def serve(self) -> None:
         """The supervisor's one task."""
+        launcher_ended = False
         try:
-            self.stopping = True  # unless the launcher ends first
             with self._serving:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._controls.run)
                     await self.channel.read()
-                    self.stopping = False
+                    launcher_ended = True
                     nursery.cancel_scope.cancel()
         finally:
+            self.stopping = not launcher_ended
             with trio.CancelScope(shield=True):
                 await self._end()
 
