@@ -7,34 +7,24 @@ supervisor was ended on purpose.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from nsbox._config import ExecutionOptions
+from nsbox._core.cleanup import clean_up
 from nsbox._core.heartbeat import is_dead
-from nsbox._core.output import OutputSink
-from nsbox._core.sweep import empty
 from nsbox._errors import (
     ExecutionError,
     NetworkError,
     ResourceExceededError,
     SecurityViolationError,
-    SetupError,
 )
 from nsbox._events import RecoveryAttemptFailed, RecoveryFailed, RecoverySucceeded, RuntimeErrorEvent
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.background import start_soon
-from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import run_execution
-from nsbox._supervisor.start import pid_of
 
 if TYPE_CHECKING:
     from nsbox._core.core import SandboxCore
@@ -42,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("nsbox")
 
 _S = SandboxStatus
-_SWEPT = (("tmp", "/tmp"), ("shm", "/dev/shm"))  # noqa: S108  # in the quota, and in the sandbox
 _RELAPSE_SECONDS = 5.0
 """What breaks again so soon was not mended: its attempts go on counting, else it would go on for ever."""
 _DEATH_SECONDS = 10.0
@@ -98,10 +87,7 @@ class Recovery:
         core = self._core
         async with core.changing:
             core.machine.require(*ACTIVE, _S.SUSPENDED, action="clean up")
-            _, cell = core.living()
-            if not core.executions.running:
-                _kill_leftovers(core.id, cell)
-            await self._empty(cell)
+            await clean_up(core)
 
     # ------------------------------------------------------------ in the background
 
@@ -201,61 +187,3 @@ class Recovery:
     async def _restart_execution(self, execution_id: str) -> None:
         result = await self._core.executions.again(execution_id)
         result.raise_for_verdict()
-
-    # ------------------------------------------------------------ emptying
-
-    async def _empty(self, cell: Cell) -> None:
-        supervisor, _ = self._core.living()
-        if supervisor.ids.count > 1 and not supervisor.ids.ranges:
-            await empty_from_inside(self._core, cell)  # the files belong to subordinate ids, which are not the caller's
-            return
-        for name, path in _SWEPT:
-            await empty(cell.quota, name, path, self._kept_below(path))
-
-    def _kept_below(self, path: str) -> frozenset[str]:
-        """Where the working directory, or a mount, is below a directory that is emptied: the first name on the way."""
-        config = self._core.config
-        targets = (config.working_directory, *(mount.target for mount in config.mounts))
-        below = [target.removeprefix(path).strip("/") for target in targets if target.startswith(f"{path}/")]
-        return frozenset(one.split("/")[0] for one in below)
-
-
-async def empty_from_inside(core: SandboxCore, cell: Cell) -> None:
-    """As `empty`, by a program in the sandbox, whose user the files belong to. No execution of the caller's: no events.
-
-    Raises:
-        SandboxError: It could not be run, or has not done it.
-    """
-    words = " ".join(
-        f"-path {path}/{name} -prune -o" for _, path in _SWEPT for name in sorted(core.recovery._kept_below(path))
-    )
-    script = (
-        "find /tmp /dev/shm -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null; "
-        f"find /tmp /dev/shm -mindepth 1 -maxdepth 1 {words} -exec rm -rf -- {{}} +"
-    )
-    options = ExecutionOptions(working_directory="/", capture_output=False)
-    argv = ("/bin/sh", "-c", script)
-    running = core.executions.new_command(argv, options)
-    outcome = await run_execution(
-        cell, core.executions.order(running, argv, None, ""), OutputSink(core.emitter, running.execution.id, None)
-    )
-    if outcome.observation.wait_status:
-        raise SetupError("cleanup", 5, f"the command that empties it ended with {outcome.observation.wait_status:#x}")
-
-
-def _kill_leftovers(sandbox_id: str, cell: Cell) -> None:
-    """What would have outlived its execution would be PID 1's child. There is none: an execution is over when its whole
-    tree is dead. Looked at all the same, for what this is called is a promise.
-    """
-    with contextlib.suppress(OSError, StopIteration):
-        init = pid_of(cell.pidfd)
-        for pid in map(int, Path(f"/proc/{init}/task/{init}/children").read_text().split()):
-            with contextlib.suppress(ProcessLookupError):
-                fd = os.pidfd_open(pid)
-                try:
-                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                    if int(fields[1]) == init and fields[0] != "Z":  # still the one that was found
-                        log.error("%s: process %d has outlived its execution, and is killed", sandbox_id, pid)
-                        signal.pidfd_send_signal(fd, signal.SIGKILL)
-                finally:
-                    os.close(fd)

@@ -282,6 +282,7 @@ def _take_socket(answer: dict[str, Any], fds: list[int]) -> socket.socket | None
         raise ValueError("no socket where one was promised")
     made = socket.socket(fileno=fds[0])
     fds.clear()
+    made.setblocking(False)  # as it is: Python takes every descriptor for a blocking one
     if made.family not in _FAMILIES or made.type not in _KINDS:
         made.close()
         raise ValueError("a socket of another kind")

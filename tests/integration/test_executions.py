@@ -237,8 +237,8 @@ def test_a_program_that_ends_by_itself_has_its_own_verdict(sandbox: nsbox.Sandbo
 
 @pytest.mark.parametrize("case", named(LIMITS))
 def test_a_program_that_exceeds_a_limit_has_the_verdict_of_that_limit(sandbox: nsbox.Sandbox, case: Case) -> None:
-    """What was printed before is kept, evidence says which limit, the whole tree is dead. The sandbox is usable, but for
-    one whose program attacked: that is TERMINATED already when the call returns.
+    """What was printed before is kept, evidence says which limit, the whole tree is dead. The sandbox is usable; after
+    an attack it is TERMINATED when the call returns.
     """
     result = case.run(sandbox)
     if case.verdict is Verdict.MEMORY_LIMIT and result.exit_code == 0:
