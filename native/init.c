@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -241,6 +242,17 @@ static void on_child(int signal)
 	(void)signal; /* only to interrupt ppoll(2) */
 }
 
+/* In version 2 it lives below the sandbox's memory limit: the kernel is to choose a program there, which has 500, and
+ * never this one. Without CAP_SYS_RESOURCE no more can be done than to take back what the application has raised. */
+static void spare_from_oom(int proc)
+{
+	char text[16];
+
+	if (write_file_at(proc, "self/oom_score_adj", "-1000") < 0
+	    && read_file_at(proc, "self/oom_score_adj", text, sizeof text) > 0 && atoi(text) > 0)
+		(void)write_file_at(proc, "self/oom_score_adj", "0");
+}
+
 _Noreturn void be_init(const struct birth *birth)
 {
 	struct child_message message = { .word = CHILD_READY };
@@ -249,9 +261,7 @@ _Noreturn void be_init(const struct birth *birth)
 
 	(void)setsid(); /* a child just cloned leads no group: cannot fail */
 	(void)sigaction(SIGCHLD, &action, NULL);
-	/* In version 2 it lives below the sandbox's memory limit: the kernel is to choose a program there, never this one.
-	 * EACCES without root, where programs have 500 more than the user's own processes, proc_pid_oom_score_adj(5). */
-	(void)write_file_at(birth->launcher->proc, "self/oom_score_adj", "-1000");
+	spare_from_oom(birth->launcher->proc);
 	if (build_sandbox(birth, fds, &message.failure) < 0) {
 		message.word = CHILD_FAILED;
 		(void)send_packet(birth->control, &message, sizeof message, NULL, 0); /* no one there: nothing to tell */
