@@ -30,6 +30,8 @@ NORMAL, BROKEN = 1000, 1006
 """Codes of `Disconnected`, RFC 6455, 7.4.1."""
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 10.0
+_EXITING = 0x4
+"""PF_EXITING in the flags of proc_pid_stat(5)."""
 _PATIENCE = 3
 """So much longer is waited for a PID 1 that is alive and runnable: its sandbox may have used up its CPU time for now
 (cpu.max: a period is 0.1 s), or be at its memory limit, where each page fault waits for memory to be reclaimed."""
@@ -110,7 +112,7 @@ class Heartbeat(Part):
         try:
             self._asked = self._cell.control.ask(self._note_answer, op="ping")
         except NetworkError as exc:
-            if self._connected and not is_dead(self._cell.pidfd):  # else it was told already, or is about to be
+            if self._connected and not is_dying(self._cell.pidfd):  # else it was told already, or is about to be
                 self._fail(exc)
             return
         current_timers().set(self, self._wait, self._note_late)
@@ -123,19 +125,19 @@ class Heartbeat(Part):
     def _note_late(self) -> None:
         """No answer in time, which alone says nothing: the kernel is asked what PID 1 does."""
         assert self._cell is not None
-        if is_dead(self._cell.pidfd):
+        if is_dying(self._cell.pidfd):
             return  # the launcher is about to say so, and `closed` follows
         if self._is_frozen():
             self._forget()
             self._schedule()
-        elif _state(self._cell.pidfd) in ("T", "t"):
+        elif _stat(self._cell.pidfd)[:1] in (["T"], ["t"]):
             self._fail(NetworkError(f"the sandbox's PID 1 did not answer within {self._wait:g} s, it is stopped"))
         else:
             current_timers().set(self, self._wait * _PATIENCE, self._note_silent)
 
     def _note_silent(self) -> None:
         assert self._cell is not None
-        if is_dead(self._cell.pidfd):
+        if is_dying(self._cell.pidfd):
             return
         if self._is_frozen():
             self._forget()
@@ -169,7 +171,7 @@ class Heartbeat(Part):
 
     def _note_closed(self, reason: NetworkError) -> None:
         """End of file, or nonsense. Where PID 1 is dead, the launcher is about to say so."""
-        if self._cell is not None and self._connected and not is_dead(self._cell.pidfd):
+        if self._cell is not None and self._connected and not is_dying(self._cell.pidfd):
             self._begin_to_reconnect(reason)
 
     def _fail(self, error: NetworkError) -> None:
@@ -238,18 +240,23 @@ class Heartbeat(Part):
         cell.give_up(NetworkError(f"the sandbox's PID 1 could not be reached any more, and was ended: {failure}"))
 
 
-def is_dead(pidfd: int) -> bool:
-    """Whether the process has ended, pidfd_open(2); not to be had any more counts."""
+def is_dying(pidfd: int) -> bool:
+    """Whether the process has ended or is about to: who exits closes his descriptors first, and PID 1 then waits until
+    all of its sandbox is dead before its own end is told (pid_namespaces(7)).
+    """
     if pidfd < 0:
         return True
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    if poll.poll(0):
+        return True
+    fields = _stat(pidfd)
+    return bool(fields) and bool(int(fields[6]) & _EXITING)
 
 
-def _state(pidfd: int) -> str:
-    """As in proc_pid_stat(5): "T" is stopped. "" where it cannot be seen."""
+def _stat(pidfd: int) -> list[str]:
+    """proc_pid_stat(5), from the state on; [] where it cannot be seen."""
     try:
-        return Path(f"/proc/{pid_of(pidfd)}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError, IndexError):
-        return ""
+        return Path(f"/proc/{pid_of(pidfd)}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, StopIteration):
+        return []

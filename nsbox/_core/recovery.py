@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nsbox._core.cleanup import clean_up
-from nsbox._core.heartbeat import is_dead
+from nsbox._core.heartbeat import is_dying
 from nsbox._errors import (
     ExecutionError,
     NetworkError,
@@ -176,7 +176,7 @@ class Recovery:
         if core.status not in ACTIVE and core.status is not _S.SUSPENDED:
             return
         supervisor, cell = core.living()
-        if cell.lost is None and (is_dead(cell.pidfd) or supervisor.channel.broken):
+        if cell.lost is None and (is_dying(cell.pidfd) or supervisor.channel.broken):
             with trio.move_on_after(_DEATH_SECONDS):
                 await cell.gone.wait()
 

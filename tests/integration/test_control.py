@@ -19,8 +19,6 @@ from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.control import Control, Settle
 from nsbox._supervisor.start import pid_of
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 QUICK = RecoveryPolicy(retry_delay=0.01)
 SECONDS = 20.0
 SERVER = """
@@ -69,6 +67,7 @@ async def wait_for(seen: list[nsbox.Event], name: str) -> None:
     await eventually(lambda: name in [event.name for event in seen], f"{name} is told")
 
 
+@pytest.mark.needs_cgroups
 @pytest.mark.lane_unified
 def test_pid_1_answers_from_the_start_and_after_every_change() -> None:
     """Started, suspended and resumed, restarted, reset: each time Connected, and a ping comes back."""
@@ -183,6 +182,7 @@ def test_a_channel_that_breaks_is_replaced_while_programs_go_on(bell: Bell) -> N
     trio.run(main)
 
 
+@pytest.mark.needs_cgroups
 def test_a_channel_that_breaks_while_suspended_is_mended_at_resume() -> None:
     """PID 1 cannot take one while it is frozen; nothing is pinged, and nothing fails meanwhile."""
 
@@ -201,6 +201,7 @@ def test_a_channel_that_breaks_while_suspended_is_mended_at_resume() -> None:
     trio.run(main)
 
 
+@pytest.mark.needs_cgroups
 def test_reconnect_opens_a_channel_only_where_there_is_none_that_answers() -> None:
     """Nothing happens to a healthy one; a broken one is replaced, even without auto_recover."""
 
@@ -291,6 +292,7 @@ def test_a_stopped_pid_1_is_noticed_and_one_that_goes_on_is_kept(bell: Bell) -> 
     trio.run(main)
 
 
+@pytest.mark.needs_cgroups
 def test_a_sandbox_that_somebody_else_has_frozen_is_waited_for() -> None:
     """Its cgroup frozen from outside for longer than the first wait: no alarm, and pings go on afterwards."""
 

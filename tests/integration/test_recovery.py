@@ -20,8 +20,6 @@ from nsbox._core.cleanup import empty_from_inside
 from nsbox._supervisor import start
 from nsbox._supervisor.start import pid_of
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 QUICK = RecoveryPolicy(retry_delay=0.01)
 OFF = RecoveryPolicy(auto_recover=False)
 SECONDS = 20.0
@@ -88,6 +86,7 @@ class Seen:
         return lines
 
 
+@pytest.mark.needs_cgroups
 @pytest.mark.lane_unified
 def test_a_sandbox_whose_pid_1_died_comes_back_with_its_files() -> None:
     """Idle, and suspended: ERROR, new processes, RUNNING; files and environment are there, executions work."""
@@ -313,6 +312,7 @@ def test_a_full_disk_is_recovered_from_by_emptying_tmp() -> None:
         )
 
 
+@pytest.mark.needs_cgroups
 @pytest.mark.lane_unified
 def test_exhausted_memory_is_recovered_from() -> None:
     """Files in /dev/shm hold the memory: the next program dies for it, and after the recovery it does not."""
@@ -453,6 +453,7 @@ def test_cleanup_keeps_what_is_the_caller_s_below_tmp(tmp_path: Path) -> None:
         assert sandbox.execute("print(1)").ok  # the interpreter is still there, too
 
 
+@pytest.mark.needs_cgroups
 def test_cleanup_needs_a_sandbox_that_lives_and_works_while_programs_run_or_stand_still(bell: Bell) -> None:
     """Running programs go on; a suspended sandbox stays so; one that is not started, or has ended, refuses."""
     sandbox = nsbox.Sandbox(mounts=[bell.mount])

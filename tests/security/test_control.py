@@ -14,8 +14,6 @@ import nsbox
 from nsbox import AsyncSandbox, SandboxStatus
 from nsbox._supervisor.start import pid_of
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
-
 SECONDS = 30.0
 CAP_SYS_RESOURCE = 24
 EATER = """
@@ -103,6 +101,7 @@ async def pings_while(bell: Bell, *programs: str, **fields: object) -> tuple[lis
     return told, answered, verdicts
 
 
+@pytest.mark.needs_cgroups
 @pytest.mark.lane_unified
 def test_a_program_that_eats_all_of_its_sandbox_does_not_starve_pid_1(bell: Bell) -> None:
     """P01: a fifth of a CPU for 13 busy processes, memory kept at its limit, and used up five times: every ping is
@@ -124,6 +123,7 @@ def test_a_program_that_only_makes_orphans_does_not_keep_pid_1_busy(bell: Bell) 
     assert answered > 5
 
 
+@pytest.mark.needs_root
 def test_a_program_reaches_neither_pid_1_nor_its_channel() -> None:
     """P03: not by /proc, not by a signal, not by a name; the control is a signal from outside, which does end it."""
     with nsbox.Sandbox(recovery=nsbox.RecoveryPolicy(auto_recover=False)) as sandbox:
