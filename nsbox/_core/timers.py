@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 
 import trio
 
 from nsbox._supervisor.background import start_soon
+
+log = logging.getLogger("nsbox")
 
 _current: trio.lowlevel.RunVar[Timers | None] = trio.lowlevel.RunVar("nsbox timers", None)
 
@@ -81,4 +84,7 @@ class Timers:
         for key, callback in due:
             if key in self._lengths:  # not cancelled by one of the others
                 self.cancel(key)
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    log.exception("a timer failed: %r", callback)  # a bug of one sandbox's must not stop all others

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import itertools
+import logging
 import os
 import select
 import socket
@@ -19,6 +20,8 @@ import msgpack
 import trio
 
 from nsbox._errors import NetworkError
+
+log = logging.getLogger("nsbox")
 
 FRAME_BYTES: Final = 512
 """The most that either side sends in one frame."""
@@ -43,8 +46,14 @@ class ControlWatcher:
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             for fd, _ in self._epoll.poll(0, 64):
-                if reader := self._readers.get(fd):
+                reader = self._readers.get(fd)
+                if reader is None:
+                    continue
+                try:
                     reader()
+                except Exception:
+                    log.exception("a control channel is given up")  # a bug of one sandbox's must not stop all others
+                    self.remove(fd)
             await trio.lowlevel.checkpoint()
 
     def add(self, fd: int, reader: Callable[[], object]) -> None:

@@ -503,3 +503,23 @@ def test_what_is_lost_and_never_recovered_is_removed_all_the_same() -> None:
         sandbox.terminate()
         assert sandbox.status is SandboxStatus.TERMINATED
         assert other.shell("echo usable").stdout == "usable\n"
+
+
+def test_an_error_of_no_class_that_is_known_is_told_and_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in the judgement, say: RuntimeErrorEvent, then ExecutionFailed, the exception itself, a usable sandbox."""
+
+    async def main() -> None:
+        async with AsyncSandbox() as sandbox:
+            seen = Seen(sandbox)
+            with monkeypatch.context() as patch:
+                patch.setattr("nsbox._core.executions.judge", lambda _: 1 // 0)
+                with pytest.raises(ZeroDivisionError):
+                    await sandbox.shell("true")
+            assert seen.lines() == ["busy", "execution_started", "runtime_error_event", "execution_failed", "idle"]
+            assert (await sandbox.shell("echo usable")).stdout == "usable\n"
+            seen.events.clear()
+            with pytest.raises(nsbox.ProgramStartError):
+                await sandbox.run(["/nowhere"])
+            assert "runtime_error_event" not in seen.lines()
+
+    trio.run(main)
