@@ -11,6 +11,7 @@
  *   deadline.c   when to kill which execution
  *   warm.c       interpreters that are ready before they are needed
  *   overlay.c    a writable root                            copy.c    what it begins with
+ *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -97,7 +98,7 @@ struct template {
 	char tree[24];          /* where its root tree is mounted */
 };
 
-enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
+enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING, CELL_LOST /* dead, and the supervisor has not said what is to become of its files */ };
 
 struct task;
 
@@ -120,6 +121,8 @@ struct cell {
 	int root;
 	int quota;
 	int program_source;
+	int mounts;             /* its mount namespace, which outlives PID 1 by this */
+	int channel;            /* the supervisor's end of the control channel, until it has it */
 	struct id_map ids;
 	int id_range;           /* which of the launcher's ranges, -1: none */
 	struct failure failure;
@@ -170,7 +173,7 @@ struct task {
 struct outgoing {
 	struct outgoing *next;
 	struct up record;
-	int fds[4];
+	int fds[5];
 	unsigned fd_count;
 };
 
@@ -246,6 +249,7 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
                       struct failure *failure);
 bool is_spare(const struct cell *cell, const struct template *template);
 void cell_restart(struct launcher *launcher, uint32_t id);
+void cell_connect(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
 void cell_thaw(struct launcher *launcher, uint32_t id);
 void cell_freeze_tick(struct launcher *launcher, struct cell *cell);
@@ -265,6 +269,7 @@ struct birth {
 	struct launcher *launcher;
 	struct cell *cell;
 	int control;
+	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
 /* task.c */

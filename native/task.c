@@ -290,7 +290,8 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
-		break; /* PID 1's words */
+	case CHILD_CHANNEL:
+		break; /* PID 1's words, and what is said to it */
 	}
 	drop_fd(&passed);
 }

@@ -85,6 +85,18 @@ class Sandbox(SandboxProperties):
             self._portal.call(self._core.terminate)
             self._handlers.wait(_HANDLERS_SECONDS)
 
+    def cleanup(self) -> None:
+        """See `AsyncSandbox.cleanup`."""
+        self._portal.call(self._core.recovery.cleanup)
+
+    def reconnect(self) -> None:
+        """See `AsyncSandbox.reconnect`."""
+        self._portal.call(self._core.recovery.reconnect)
+
+    def recover_from_error(self, error: Exception) -> bool:
+        """See `AsyncSandbox.recover_from_error`."""
+        return self._portal.call(self._core.recovery.recover, error)
+
     def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.execute`."""
         return self._portal.call(self._core.executions.execute, check_code(code), make_options(options, **fields))

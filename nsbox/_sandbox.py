@@ -85,6 +85,11 @@ class SandboxProperties:
         """The running ones, by id; a snapshot."""
         return self._core.running
 
+    @property
+    def last_error(self) -> BaseException | None:
+        """What last went wrong with the sandbox itself, not with a program. None: nothing has, or it was mended."""
+        return self._core.last_error
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.status.value}, {len(self.executions)} executions>"
 
@@ -216,6 +221,56 @@ class AsyncSandbox(SandboxProperties):
         """
         await self._route.call(self._core.terminate)
 
+    async def cleanup(self) -> None:
+        """Kill what would have outlived its execution, and empty /tmp and /dev/shm. The working directory is kept.
+
+        Running executions go on, and lose what they have there. Nothing outlives its execution, but that is checked.
+        Where the working directory or a mount is below /tmp or /dev/shm, what it is in there stays.
+
+        Raises:
+            InvalidStateError: It is neither active nor suspended.
+            FileOperationError: Running programs make files faster than they are removed, or the kernel refused.
+        """
+        await self._route.call(self._core.recovery.cleanup)
+
+    async def reconnect(self) -> None:
+        """Make sure that PID 1 answers on the control channel; open a new one if it does not on this.
+
+        A sandbox in ERROR gets new processes: with its files where only its PID 1 had died, as new where the launcher
+        had. While it is suspended, PID 1 takes the new channel when it goes on. Where a recovery is under way, that is
+        waited for first.
+
+        Raises:
+            InvalidStateError: It is not started, or has ended.
+            NetworkError: PID 1 does not answer, or has died.
+            SetupError: The kernel refused; it is as it was.
+        """
+        await self._route.call(self._core.recovery.reconnect)
+
+    async def recover_from_error(self, error: Exception) -> bool:
+        """Do what can be done about an error, up to `recovery.max_retries` times, with growing delays.
+
+        ==========================  ======================  ========  =========================================
+        error                       strategy                attempts  what is done
+        ==========================  ======================  ========  =========================================
+        `NetworkError`              reconnect               3         `reconnect`
+        `ResourceExceededError`     cleanup_and_restart     2         `cleanup`, then `restart`
+        other `ExecutionError`      restart_execution       1         that execution again; it has to end as OK
+        `SecurityViolationError`    none                    0         the sandbox is TERMINATED already
+        all else                    none                    0         nothing
+        ==========================  ======================  ========  =========================================
+
+        Args:
+            error: What was raised, by a call or by `raise_for_verdict`.
+
+        Returns:
+            Whether an attempt succeeded. Each is told as an event, and so is the result of an execution that was run
+            again. False at once where `recovery.auto_recover` is off.
+
+        Cancellation ends it at the next delay, or after the step that is being taken.
+        """
+        return await self._route.call(self._core.recovery.recover, error)
+
     async def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a program in the language of `options`, else of the sandbox's runtime.
 
@@ -234,6 +289,8 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: The sandbox is not active.
             SetupError: The kernel refused a step before the program ran; the sandbox stays usable.
             NetworkError: The launcher or the sandbox's PID 1 died.
+
+        A SECURITY_VIOLATION terminates the sandbox before this returns; the result is returned all the same.
 
         Cancellation kills the execution and everything it started, and waits for that.
         """

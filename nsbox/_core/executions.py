@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 import shlex
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from nsbox._core.sources import program_source
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
 from nsbox._plan import disk_slack_bytes, plan_execution
-from nsbox._results import Execution, ExecutionResult
+from nsbox._results import Execution, ExecutionResult, Verdict
 from nsbox._runtimes import fill_in, find_runtime
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.cell import Cell
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _S = SandboxStatus
 _MIB = 1 << 20
+_FAILED_KEPT = 8
 COMMAND = "command"
 """The language of what `run`, `shell` and `spawn` run."""
 
@@ -66,6 +67,7 @@ class Executions:
         self._idle = trio.Event()
         self._idle.set()
         self.running: dict[str, Running] = {}
+        self._failed: OrderedDict[str, Running] = OrderedDict()
 
     # ------------------------------------------------------------ what callers ask for
 
@@ -91,6 +93,22 @@ class Executions:
         """Run a command."""
         self.require_room()
         return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue, b"")
+
+    async def again(self, id: str) -> ExecutionResult:
+        """Run one of the last that failed once more, as it was asked for.
+
+        Raises:
+            InvalidStateError: It is not among them.
+            SandboxError: As `execute`.
+        """
+        failed = self._failed.get(id)
+        if failed is None:
+            raise InvalidStateError(
+                f"execution {id!r} is not among the last {_FAILED_KEPT} that failed in this sandbox"
+            )
+        if failed.execution.language == COMMAND:
+            return await self.run(shlex.split(failed.execution.code), failed.options)
+        return await self.execute(failed.execution.code, replace(failed.options, language=failed.execution.language))
 
     async def terminate(self, id: str) -> None:
         """Kill one; its result says CANCELLED."""
@@ -151,7 +169,7 @@ class Executions:
     ) -> ExecutionResult:
         order = self.order(running, argv, runtime, source)
         if runtime is not None and self._core.wants_warm(running.options, text, runtime):
-            order = dataclasses.replace(order, warm=True)
+            order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:
@@ -164,7 +182,12 @@ class Executions:
                 subscribe = self._core.emitter.subscribe
                 subscriptions.callback(subscribe(ExecutionOutput, queue.put_own(running.execution.id)))
                 subscriptions.callback(subscribe(MetricsUpdated, queue.put))
-            return await self.perform(running, order, carry_out)
+            result = await self.perform(running, order, carry_out)
+        if not result.ok:
+            self._failed[running.execution.id] = running
+            while len(self._failed) > _FAILED_KEPT:
+                self._failed.popitem(last=False)
+        return result
 
     async def perform(
         self, running: Running, order: Order, carry_out: Callable[[Cell], Awaitable[Outcome]]
@@ -193,6 +216,8 @@ class Executions:
             raise
         finally:
             self._end(running, result, error)
+            if result is not None and result.verdict is Verdict.SECURITY_VIOLATION:
+                await self._core.terminate()  # not cancelled; what attacks gets no second program
 
     def _begin(self, running: Running, order: Order) -> None:
         core = self._core
