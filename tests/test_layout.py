@@ -20,6 +20,7 @@ LAYERS = (
     ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes"),
     ("_plan",),
     ("_supervisor",),
+    ("_ports",),
     ("_core",),
     ("_handles", "_route"),
     ("_sandbox",),
