@@ -22,10 +22,11 @@ from nsbox import _verdict
 from nsbox._cgroups.lacks import CAPABILITIES, Lack
 from nsbox._cgroups.parents import MOVE_VARIABLE, PARENT_VARIABLE
 from nsbox._host import KNOWN_CAPABILITIES, HostFacts, capability_checks, probe_host
+from nsbox._ports import GATEWAY_VARIABLE, PUBLIC_GATEWAY_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-EXPECTED = ("architecture.md", "cli.md", "hosts.md", "limits.md", "security.md")
+EXPECTED = ("architecture.md", "cli.md", "hosts.md", "limits.md", "ports.md", "security.md")
 SECONDS = 60
 """How long one example may take; the longest takes a few."""
 
@@ -273,6 +274,8 @@ def test_the_environment_variables_and_the_lanes_are_documented() -> None:
     """Those that the code reads, and those that the tests know."""
     text = prose(ROOT / "docs" / "hosts.md")
     assert {row[0] for row in table_rows(text, "variable")} == {f"`{PARENT_VARIABLE}`", f"`{MOVE_VARIABLE}`"}
+    of_ports = table_rows(prose(ROOT / "docs" / "ports.md"), "variable")
+    assert {row[0] for row in of_ports} == {f"`{GATEWAY_VARIABLE}`", f"`{PUBLIC_GATEWAY_VARIABLE}`"}
     assert {row[0].strip("`") for row in table_rows(text, "lane")} == set(needs.LANES)
 
 
