@@ -13,13 +13,10 @@ exposure   all of it for one port
 """
 
 from nsbox._ports.exposure import Exposure, Wish, expose
-from nsbox._ports.gateway import GATEWAY_VARIABLE, PUBLIC_GATEWAY_VARIABLE
 from nsbox._ports.inside import Inside, OpenSocket
 from nsbox._ports.names import check_domain, local_name
 
 __all__ = [
-    "GATEWAY_VARIABLE",
-    "PUBLIC_GATEWAY_VARIABLE",
     "Exposure",
     "Inside",
     "OpenSocket",
