@@ -36,6 +36,7 @@ from serving import (
 from watching import Bell, until
 
 import nsbox
+from nsbox._blocking import shutdown
 from nsbox._ports import inside
 from nsbox._supervisor.start import pid_of
 
@@ -334,6 +335,23 @@ def test_a_port_survives_a_restart_but_no_reset(sandbox: nsbox.Sandbox, bell: Be
     sandbox.reset()
     assert sandbox.list_exposed_ports() == []
     assert is_closed(exposed.url)
+
+
+def test_what_was_never_terminated_is_closed_with_the_supervisor(
+    bell: Bell, pool: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    """Listeners, the gateway and a connection that is open."""
+    sandbox = nsbox.Sandbox.create(mounts=[bell.mount], timeout=120)
+    urls = [sandbox.expose_port(9000, protocol="tcp").url, sandbox.expose_port(80, custom_domain="app.example").url]
+    running = pool.submit(sandbox.run, ["python3", "-c", TCP, "9000", "127.0.0.1"])
+    assert bell.wait() == "up"
+    with connect(urls[0]) as sock:
+        sock.sendall(b"echo\nhello\n")
+        assert sock.recv(6, socket.MSG_WAITALL) == b"hello\n"
+        shutdown()
+        assert ends(sock)
+    assert running.exception(20) is not None
+    assert all(is_closed(url) for url in urls)
 
 
 def test_a_port_survives_the_death_of_pid_1(sandbox: nsbox.Sandbox, bell: Bell) -> None:
