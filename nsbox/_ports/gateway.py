@@ -15,7 +15,6 @@ from functools import partial
 import trio
 
 from nsbox._errors import ConfigError
-from nsbox._ports.exchange import serve_client
 from nsbox._ports.inside import Inside
 from nsbox._ports.links import Links
 from nsbox._ports.listener import Listening, listen
@@ -112,6 +111,8 @@ class Gateways:
 
 
 def _start(variable: str, routes: Mapping[str, Route], *, public: bool) -> Listening:
+    from nsbox._ports.exchange import serve_client  # noqa: PLC0415  # h11, 6 ms that only who needs it pays
+
     listeners = listen(public=public, port=_configured_port(variable), told_by=variable)
     return Listening(listeners, partial(serve_client, find=routes.get), MOST_CLIENTS)
 
