@@ -21,6 +21,7 @@ from nsbox._core.guard import MemoryGuard
 from nsbox._core.heartbeat import Heartbeat
 from nsbox._core.metering import Meter
 from nsbox._core.part import Part
+from nsbox._core.ports import Ports
 from nsbox._core.recovery import Recovery
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
@@ -92,8 +93,9 @@ class SandboxCore:
         self.recovery = Recovery(self)
         self.last_error: BaseException | None = None
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
+        self.ports = Ports(self.id, self.emitter, self.machine)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.ports, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time
@@ -278,6 +280,7 @@ class SandboxCore:
             await self.executions.stop_all()
             await self._unmake_cell()
             self.environment.reset()
+            await self.ports.close_all()
             try:
                 self._supervisor = await current_supervisor()
                 await self._make_cell()
