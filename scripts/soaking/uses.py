@@ -143,7 +143,7 @@ async def serves(sandbox: AsyncSandbox, _: random.Random) -> None:
     )
     async with await sandbox.spawn(["/bin/sh", "-c", program]):
         exposed = await sandbox.expose_port(8000, protocol="tcp")
-        host, _, port = exposed.url.rpartition("//")[2].rpartition(":")
+        host, _colon, port = exposed.url.rpartition("//")[2].rpartition(":")
         for _attempt in range(100):
             stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
             async with stream:
