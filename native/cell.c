@@ -17,6 +17,7 @@
 
 enum {
 	TICK_NS = 1000000,
+	READY_FDS = 4, /* /, quota, source, mount namespace */
 	REFILL_DELAY_NS = 2000000, /* what is asked for right after a create must not wait for a spare */
 };
 
@@ -69,17 +70,31 @@ static bool all_dead(struct launcher *launcher, struct cell *cell)
 	       && cgroup_remove_v2(launcher, cell->template->hierarchies, path);
 }
 
+/* Nobody waits at either end: a supervisor or a PID 1 that does not read loses what does not fit. */
+static int make_channel(int pair[2])
+{
+	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair);
+}
+
 static int clone_init(struct launcher *launcher, struct cell *cell, struct failure *failure)
 {
 	struct birth birth = { .launcher = launcher, .cell = cell };
 	char init[CGROUP_PATH];
-	int pair[2];
+	int pair[2], channel[2];
 
 	init_path(launcher, cell, init);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return fail(failure, STAGE_CLONE, 0);
 	cell->control = (struct source){ .ready = control_ready, .fd = pair[0] };
 	birth.control = pair[1];
+	AUTO_CLOSE int theirs = pair[1];
+	if (make_channel(channel) < 0) {
+		drop_fd(&cell->control.fd);
+		return fail(failure, STAGE_CLONE, 0);
+	}
+	cell->channel = channel[0];
+	birth.channel = channel[1];
+	AUTO_CLOSE int theirs_too = channel[1];
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
 	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
 	 * program that uses up all memory cannot take it from PID 1. */
@@ -94,9 +109,6 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 	cell->pid = sys_clone3(&args);
 	if (cell->pid == 0)
 		be_init(&birth);
-	int saved = errno;
-	drop_fd(&pair[1]);
-	errno = saved;
 	if (cell->pid < 0) {
 		drop_fd(&cell->control.fd);
 		return fail(failure, STAGE_CLONE, 0);
@@ -115,7 +127,8 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	}
 	*cell = (struct cell){
 		.control = { .fd = -1 }, .template = template, .number = ++launcher->next_number, .state = CELL_BUILDING,
-		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .id_range = -1,
+		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .mounts = -1, .channel = -1,
+		.id_range = -1,
 	};
 	template->cells++;
 	cell->predecessor = predecessor;
@@ -134,6 +147,16 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	return cell;
 }
 
+static void give_up_heir(struct launcher *launcher, const struct cell *cell)
+{
+	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
+		if (heir->predecessor == cell) {
+			heir->predecessor = NULL;
+			heir->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
+			cell_end(launcher, heir, REASON_CANCELLED);
+		}
+}
+
 static void release(struct launcher *launcher, struct cell *cell)
 {
 	for (struct cell **link = &launcher->cells; *link; link = &(*link)->next)
@@ -141,17 +164,14 @@ static void release(struct launcher *launcher, struct cell *cell)
 			*link = cell->next;
 			break;
 		}
-	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
-		if (heir->predecessor == cell) {
-			heir->predecessor = NULL;
-			heir->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
-			cell_end(launcher, heir, REASON_CANCELLED);
-		}
+	give_up_heir(launcher, cell);
 	release_ids(launcher, cell);
 	drop_fd(&cell->pidfd);
 	drop_fd(&cell->root);
 	drop_fd(&cell->quota);
 	drop_fd(&cell->program_source);
+	drop_fd(&cell->mounts);
+	drop_fd(&cell->channel);
 	struct template *template = cell->template;
 	free(cell);
 	template->cells--;
@@ -195,6 +215,12 @@ static void tell_end(struct launcher *launcher, struct cell *cell)
 		tell_failed(launcher, DOWN_CREATE, cell->id, &cell->failure);
 }
 
+/* Its files are the caller's: whether they go with it, or new processes take them over, the supervisor decides. */
+static bool is_lost(const struct launcher *launcher, const struct cell *cell)
+{
+	return cell->id && cell->adopted && !cell->destroy_asked && !launcher->over;
+}
+
 /* Moves a dying cell towards its end, as far as it goes now. */
 void cell_settle(struct launcher *launcher, struct cell *cell)
 {
@@ -217,6 +243,12 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	char path[CGROUP_PATH];
 	cell_path(cell, path);
 	tell_end(launcher, cell);
+	if (is_lost(launcher, cell)) { /* empty directories of version 1 may be left: they go with it */
+		cell->state = CELL_LOST;
+		give_up_heir(launcher, cell);
+		(void)cgroup_remove(launcher, cell->template->hierarchies, path, false);
+		return;
+	}
 	if (!cgroup_remove(launcher, cell->template->hierarchies, path, false)) {
 		launcher->tick_at = now_ns() + TICK_NS;
 		return;
@@ -226,11 +258,12 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 
 static void adopt(struct launcher *launcher, struct cell *cell)
 {
-	int fds[4] = { cell->pidfd, cell->root, cell->quota, cell->program_source };
+	int fds[5] = { cell->pidfd, cell->root, cell->quota, cell->program_source, cell->channel };
 	enum down_type of = cell->restart_id ? DOWN_RESTART : DOWN_CREATE;
 
 	cell->adopted = true;
-	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 4);
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 5);
+	drop_fd(&cell->channel);
 }
 
 static void replace(struct launcher *launcher, struct cell *cell)
@@ -260,16 +293,12 @@ static int write_map(struct launcher *launcher, const struct cell *cell, const c
 	return write_file_at(launcher->proc, path, line);
 }
 
-static void cell_ready(struct launcher *launcher, struct cell *cell, const int *fds)
+static void cell_ready(struct launcher *launcher, struct cell *cell, int *fds)
 {
-	cell->root = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
-	cell->quota = fcntl(fds[1], F_DUPFD_CLOEXEC, 3);
-	cell->program_source = fcntl(fds[2], F_DUPFD_CLOEXEC, 3);
-	if (cell->root < 0 || cell->quota < 0 || cell->program_source < 0) {
-		(void)fail(&cell->failure, STAGE_CLONE, 6);
-		cell_end(launcher, cell, REASON_CANCELLED);
-		return;
-	}
+	cell->root = take_fd(&fds[0]);
+	cell->quota = take_fd(&fds[1]);
+	cell->program_source = take_fd(&fds[2]);
+	cell->mounts = take_fd(&fds[3]);
 	cell->state = CELL_READY;
 	cell->parked = task_park(launcher, cell, &cell->failure);
 	if (!cell->parked) {
@@ -287,9 +316,9 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 {
 	struct cell *cell = (struct cell *)source;
 	struct child_message message;
-	int fds[4] = { -1, -1, -1, -1 };
+	int fds[READY_FDS] = { -1, -1, -1, -1 };
 	unsigned fd_count;
-	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, 4, &fd_count) : 0;
+	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, READY_FDS, &fd_count) : 0;
 
 	if (length != sizeof message) {
 		unwatch(launcher, source);
@@ -305,7 +334,7 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 			(void)fail(&cell->failure, STAGE_DIED, 0);
 			cell_end(launcher, cell, REASON_CANCELLED);
 		}
-	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == 3) {
+	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == READY_FDS) {
 		cell_ready(launcher, cell, fds);
 	} else if (message.word == CHILD_FAILED) {
 		cell->failure = message.failure;
@@ -351,13 +380,43 @@ void cell_restart(struct launcher *launcher, uint32_t id)
 	bool has_heir = false;
 	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
 		has_heir |= cell && heir->predecessor == cell;
-	if (!id || !cell || has_heir || cell->state != CELL_READY) {
+	if (!id || !cell || has_heir || (cell->state != CELL_READY && cell->state != CELL_LOST)) {
 		errno = ESRCH;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_RESTART, id, &failure);
 	} else if (!cell_new(launcher, cell->template, cell, &failure)) {
 		tell_failed(launcher, DOWN_RESTART, id, &failure);
 	}
+}
+
+/* Queued in PID 1's own socket: one that is suspended takes it when it goes on. */
+void cell_connect(struct launcher *launcher, uint32_t id)
+{
+	struct cell *cell = cell_find(launcher, id);
+	struct child_message message = { .word = CHILD_CHANNEL };
+	struct pollfd room = { .fd = cell ? cell->control.fd : -1, .events = POLLOUT };
+	struct failure failure;
+	int pair[2];
+
+	if (!id || !cell || cell->state != CELL_READY || poll(&room, 1, 0) != 1 || !(room.revents & POLLOUT)) {
+		errno = cell ? EAGAIN : ESRCH;
+		(void)fail(&failure, STAGE_CONNECT, 0);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	if (make_channel(pair) < 0) {
+		(void)fail(&failure, STAGE_CONNECT, 1);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	AUTO_CLOSE int ours = pair[0];
+	AUTO_CLOSE int theirs = pair[1];
+	if (send_packet(cell->control.fd, &message, sizeof message, &theirs, 1) < 0) {
+		(void)fail(&failure, STAGE_CONNECT, 2);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = DOWN_CONNECT, .id = id }, &ours, 1);
 }
 
 void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
@@ -409,6 +468,7 @@ void cell_destroy(struct launcher *launcher, uint32_t id)
 		return;
 	}
 	cell->destroy_asked = true;
+	cell->told_end = false; /* one that is lost has told so, and now tells that it is gone */
 	cell_end(launcher, cell, REASON_CANCELLED);
 }
 

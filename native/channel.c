@@ -118,6 +118,9 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 			warm_stop(launcher, template);
 		return;
 	}
+	case DOWN_CONNECT:
+		cell_connect(launcher, down->id);
+		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

@@ -21,6 +21,7 @@ enum child_word {
 	CHILD_EXECS = 6,
 	CHILD_RUNS = 7,
 	CHILD_INIT = 8,
+	CHILD_CHANNEL = 9,
 };
 
 struct child_message {

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -15,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "filesystem.h"
 #include "launcher.h"
 #include "sys.h"
@@ -96,7 +98,7 @@ static int renew_mounts(struct builder *builder, const struct cell *cell, struct
 	builder->procfs = new_procfs();
 	if (builder->procfs < 0)
 		return fail(failure, STAGE_PIVOT, 6);
-	if (setns(cell->predecessor->pidfd, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
+	if (setns(cell->predecessor->mounts, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
 		return fail(failure, STAGE_NAMESPACE, 4);
 	if (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0)
 		return fail(failure, STAGE_PIVOT, 4);
@@ -130,7 +132,14 @@ static int limit_user_namespace(const struct template *template, int sysctls, st
 	return 0;
 }
 
-static int build_sandbox(const struct birth *birth, int fds[3], struct failure *failure)
+/* By it the mounts, and with them the files, outlive this process. */
+static int open_own_mounts(const struct launcher *launcher, int *mounts, struct failure *failure)
+{
+	*mounts = openat(launcher->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	return *mounts < 0 ? fail(failure, STAGE_NAMESPACE, 5) : 0;
+}
+
+static int build_sandbox(const struct birth *birth, int fds[4], struct failure *failure)
 {
 	const struct template *template = birth->cell->template;
 	const struct cell *predecessor = birth->cell->predecessor;
@@ -143,6 +152,7 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
 	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
+	    || open_own_mounts(birth->launcher, &fds[3], failure) < 0
 	    || (template->capabilities && become_unmapped(birth->cell, failure) < 0)
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, builder.sysctls, failure) < 0
@@ -155,18 +165,76 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	return fds[0] < 0 ? fail(failure, STAGE_PIVOT, 3) : 0;
 }
 
-static _Noreturn void reap_for_ever(int control)
+/* One request. False: the peer has closed it, or says what is none, and the channel is of no use any more. */
+static bool answer(int channel)
 {
-	struct pollfd waits[2] = { { .fd = control, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	uint8_t frame[CONTROL_FRAME];
+	struct control_request request;
+	unsigned none;
+	ssize_t length = receive_packet(channel, frame, sizeof frame, NULL, 0, &none);
+
+	if (length < 0)
+		return errno == EAGAIN || errno == EINTR;
+	if (!control_parse(frame, (size_t)length, &request))
+		return false;
+	AUTO_CLOSE int made = -1;
+	int error = 0;
+	if (request.op == CONTROL_SOCKET) {
+		/* neither raw nor packet sockets: it has no capability, and the request knows only streams and datagrams */
+		made = socket((int)request.family, (int)request.type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		error = made < 0 ? errno : 0;
+	}
+	size_t size = control_answer(frame, &request, error);
+	/* who does not read gets no answer; who is gone is noticed by the next poll */
+	(void)send_packet(channel, frame, size, &made, made >= 0);
+	return true;
+}
+
+/* The launcher has something to say: a new channel, or by its end that all is over. */
+static void hear_launcher(int control, int *channel)
+{
+	struct child_message message;
+	int passed = -1;
+	unsigned count;
+	ssize_t length = receive_packet(control, &message, sizeof message, &passed, 1, &count);
+
+	if (length == 0)
+		_exit(0);
+	if (length == sizeof message && message.word == CHILD_CHANNEL && passed >= 0) {
+		drop_fd(channel);
+		*channel = take_fd(&passed);
+	}
+	drop_fd(&passed);
+}
+
+/* So many at a time that programs which only start and end others cannot keep the channel from being answered. */
+static bool reap_some(void)
+{
+	for (int i = 0; i < 256; i++)
+		if (waitpid(-1, NULL, WNOHANG) <= 0)
+			return false;
+	return true;
+}
+
+static _Noreturn void reap_for_ever(int control, int channel)
+{
+	struct pollfd waits[2] = { { .fd = control, .events = POLLIN }, { .events = POLLIN } };
+	const struct timespec at_once = { 0 };
 	sigset_t none;
 
 	(void)sigemptyset(&none);
 	for (;;) {
-		while (waitpid(-1, NULL, WNOHANG) > 0)
-			;
-		/* SIGCHLD is blocked but here; the launcher's end closed means that it is over */
-		if (ppoll(waits, 1, NULL, &none) > 0 && (waits[0].revents & (POLLHUP | POLLERR)))
-			_exit(0);
+		bool more = reap_some();
+		waits[1].fd = channel; /* poll(2) leaves a negative one out */
+		/* SIGCHLD is blocked but here; what is readable is told before a signal that is pending */
+		if (ppoll(waits, 2, more ? &at_once : NULL, &none) <= 0)
+			continue;
+		if (waits[1].revents && (!(waits[1].revents & POLLIN) || !answer(channel)))
+			drop_fd(&channel);
+		if (waits[0].revents & POLLIN)
+			hear_launcher(control, &channel);
+		else if (waits[0].revents & (POLLHUP | POLLERR))
+			_exit(0); /* the launcher's end closed means that it is over */
 	}
 }
 
@@ -175,24 +243,37 @@ static void on_child(int signal)
 	(void)signal; /* only to interrupt ppoll(2) */
 }
 
+/* In version 2 it lives below the sandbox's memory limit: the kernel is to choose a program there, which has 500, and
+ * never this one. Without CAP_SYS_RESOURCE no more can be done than to take back what the application has raised. */
+static void spare_from_oom(int proc)
+{
+	char text[16];
+
+	if (write_file_at(proc, "self/oom_score_adj", "-1000") < 0
+	    && read_file_at(proc, "self/oom_score_adj", text, sizeof text) > 0 && atoi(text) > 0)
+		(void)write_file_at(proc, "self/oom_score_adj", "0");
+}
+
 _Noreturn void be_init(const struct birth *birth)
 {
 	struct child_message message = { .word = CHILD_READY };
 	struct sigaction action = { .sa_handler = on_child, .sa_flags = SA_NOCLDSTOP };
-	int fds[3] = { -1, -1, -1 };
+	int fds[4] = { -1, -1, -1, -1 };
 
 	(void)setsid(); /* a child just cloned leads no group: cannot fail */
 	(void)sigaction(SIGCHLD, &action, NULL);
+	spare_from_oom(birth->launcher->proc);
 	if (build_sandbox(birth, fds, &message.failure) < 0) {
 		message.word = CHILD_FAILED;
 		(void)send_packet(birth->control, &message, sizeof message, NULL, 0); /* no one there: nothing to tell */
 		_exit(1);
 	}
 	/* one descriptor each, quota and source always: a template without them is malformed */
-	if (send_packet(birth->control, &message, sizeof message, fds, 3) < 0)
+	if (send_packet(birth->control, &message, sizeof message, fds, 4) < 0)
 		_exit(1);
-	if (dup2(birth->control, 3) < 0)
+	int channel = fcntl(birth->channel, F_DUPFD, 5);
+	if (channel < 0 || dup2(birth->control, 3) < 0 || dup2(channel, 4) < 0)
 		_exit(1);
-	(void)sys_close_range(4, ~0u, 0);
-	reap_for_ever(3);
+	(void)sys_close_range(5, ~0u, 0);
+	reap_for_ever(3, 4);
 }

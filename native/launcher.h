@@ -11,6 +11,7 @@
  *   deadline.c   when to kill which execution
  *   warm.c       interpreters that are ready before they are needed
  *   overlay.c    a writable root                            copy.c    what it begins with
+ *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -97,7 +98,7 @@ struct template {
 	char tree[24];          /* where its root tree is mounted */
 };
 
-enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
+enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING, CELL_LOST /* dead, and the supervisor has not said what is to become of its files */ };
 
 struct task;
 
@@ -120,6 +121,8 @@ struct cell {
 	int root;
 	int quota;
 	int program_source;
+	int mounts;             /* its mount namespace, which outlives PID 1 by this */
+	int channel;            /* the supervisor's end of the control channel, until it has it */
 	struct id_map ids;
 	int id_range;           /* which of the launcher's ranges, -1: none */
 	struct failure failure;
@@ -170,9 +173,18 @@ struct task {
 struct outgoing {
 	struct outgoing *next;
 	struct up record;
-	int fds[4];
+	int fds[5];
 	unsigned fd_count;
 };
+
+/* What wait4(2) said of a process that is nobody's yet. */
+struct ended {
+	pid_t pid; /* 0: none */
+	int status;
+	struct rusage usage;
+};
+
+enum { MOST_ENDED = 64 }; /* more than there are between an interpreter's fork and its telling so */
 
 struct launcher {
 	struct source supervisor;
@@ -199,6 +211,8 @@ struct launcher {
 	struct cell *cells;
 	struct task *tasks;
 	struct outgoing *outgoing_first, *outgoing_last;
+	struct ended ended[MOST_ENDED];
+	unsigned next_ended;
 	uint32_t next_number;
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
@@ -237,6 +251,7 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
                       struct failure *failure);
 bool is_spare(const struct cell *cell, const struct template *template);
 void cell_restart(struct launcher *launcher, uint32_t id);
+void cell_connect(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
 void cell_thaw(struct launcher *launcher, uint32_t id);
 void cell_freeze_tick(struct launcher *launcher, struct cell *cell);
@@ -256,6 +271,7 @@ struct birth {
 	struct launcher *launcher;
 	struct cell *cell;
 	int control;
+	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
 /* task.c */
@@ -268,6 +284,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 void task_settle(struct launcher *launcher, struct task *task);
 void tasks_tick(struct launcher *launcher);
 
+/* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 /* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
 void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error);
 /* None of those that its interpreter has not forked yet will come. */
@@ -278,7 +296,6 @@ void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload,
 void warm_stop(struct launcher *launcher, struct template *template);
 bool warm_ready(const struct template *template);
 int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
-bool warm_hear_all(struct launcher *launcher);
 
 /* deadline.c */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);

@@ -290,7 +290,8 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
-		break; /* PID 1's words */
+	case CHILD_CHANNEL:
+		break; /* PID 1's words, and what is said to it */
 	}
 	drop_fd(&passed);
 }
@@ -420,6 +421,33 @@ static void never_born(struct launcher *launcher, struct task *task, int error)
 	task_settle(launcher, task);
 }
 
+static bool waits_for_birth(const struct launcher *launcher)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->unborn)
+			return true;
+	return false;
+}
+
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage)
+{
+	if (waits_for_birth(launcher)) /* else nothing of ours is left of it */
+		launcher->ended[launcher->next_ended++ % MOST_ENDED] = (struct ended){ .pid = pid, .status = status, .usage = *usage };
+}
+
+static void take_ended(struct launcher *launcher, pid_t pid)
+{
+	for (unsigned i = 0; i < MOST_ENDED; i++) {
+		struct ended *ended = &launcher->ended[i];
+		if (ended->pid != pid)
+			continue;
+		ended->pid = 0;
+		(void)task_reaped(launcher, pid, ended->status, &ended->usage);
+	}
+	if (!waits_for_birth(launcher)) /* what was noted is nobody's, and its pid may be given to another */
+		memset(launcher->ended, 0, sizeof launcher->ended);
+}
+
 void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error)
 {
 	struct task *task = find_unborn(launcher, number);
@@ -429,7 +457,8 @@ void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd,
 		task->pid = pid;
 		task->pidfd = take_fd(&pidfd);
 		if (task->killed)
-			(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* has ended: SIGCHLD is on its way */
+			(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* has ended: SIGCHLD is on its way, or was */
+		take_ended(launcher, pid);
 	} else if (task) {
 		never_born(launcher, task, error);
 	}

@@ -2,7 +2,6 @@
  * its own. It imports what it is told to, and from then on only forks; its children are the launcher's (CLONE_PARENT). */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -148,16 +147,18 @@ static void end(struct launcher *launcher, struct interpreter *interpreter, bool
 		tell_failed(launcher, DOWN_WARM, template->id, &failure);
 }
 
-static bool hear(struct launcher *launcher, struct interpreter *interpreter)
+static void answer_ready(struct launcher *launcher, struct source *source, uint32_t events)
 {
+	struct interpreter *interpreter = (struct interpreter *)source;
 	struct warm_answer answer;
 	int pidfd = -1;
 	unsigned fd_count;
+	(void)events;
 	ssize_t length = receive_packet(interpreter->socket.fd, &answer, sizeof answer, &pidfd, 1, &fd_count);
 
 	if (length != sizeof answer) {
 		end(launcher, interpreter, true);
-		return false;
+		return;
 	}
 	switch ((enum warm_word)answer.word) {
 	case WARM_READY:
@@ -172,31 +173,6 @@ static bool hear(struct launcher *launcher, struct interpreter *interpreter)
 		break;
 	}
 	drop_fd(&pidfd);
-	return true;
-}
-
-static void answer_ready(struct launcher *launcher, struct source *source, uint32_t events)
-{
-	(void)events;
-	(void)hear(launcher, (struct interpreter *)source);
-}
-
-/* A child of the launcher's may have ended before it was heard whose it is. */
-bool warm_hear_all(struct launcher *launcher)
-{
-	bool heard = false;
-
-	for (struct template *template = launcher->templates; template; template = template->next) {
-		while (template->interpreter) {
-			struct pollfd pending = { .fd = template->interpreter->socket.fd, .events = POLLIN };
-			if (poll(&pending, 1, 0) != 1)
-				break;
-			heard = true;
-			if (!hear(launcher, template->interpreter))
-				break;
-		}
-	}
-	return heard;
 }
 
 static char **read_words(struct reader *reader, char **words)

@@ -31,10 +31,11 @@ enum down_type {
 	DOWN_KILL = 7,     /* id: execution, flags: enum kill_reason */
 	DOWN_FREEZE = 8,   /* id: sandbox */
 	DOWN_THAW = 9,     /* id: sandbox */
+	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
+	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
 	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
 	                    * goes. Done when everything is imported */
 	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
-	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones */
 };
 
 /* Flags of DOWN_EXEC. */
@@ -55,13 +56,14 @@ struct down {
 enum up_type {
 	UP_HELLO = 1,     /* id: WIRE_VERSION; fd: pidfd of the launcher */
 	UP_DONE = 2,      /* what was asked for (`of`, `id`) is done; DOWN_CREATE, DOWN_RESTART: index: the number in the names
-	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source */
+	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source, control channel.
+	                   * DOWN_CONNECT: fd: control channel */
 	UP_FAILED = 3,    /* it failed at `stage` with `error`; nothing of it is left */
 	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone; index: 1: run by a warm interpreter */
 	UP_STARTED = 6,   /* id: execution, whose program runs; fd: pidfd of the process that the launcher waits for: the program,
 	                   * or without cgroups the process that waits for its pid namespace */
-	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead. of DOWN_WARM: id: template, whose
-	                   * interpreter died */
+	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead. Its files are kept until
+	                   * DOWN_DESTROY, or for DOWN_RESTART. of DOWN_WARM: id: template, whose interpreter died */
 };
 
 /* Why the launcher killed an execution. The first reason is kept. Same values: nsbox/_verdict.py KillReason. */
@@ -100,6 +102,7 @@ enum stage {
 	STAGE_EXEC = 19,         /* execve: the program's fault, not the host's */
 	STAGE_FREEZE = 20,
 	STAGE_DIED = 21,         /* a process of nsbox's own died during set-up */
+	STAGE_CONNECT = 22,      /* a new control channel for PID 1 */
 	STAGE_WARM = 30,         /* the warm interpreter */
 };
 

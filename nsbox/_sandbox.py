@@ -20,7 +20,7 @@ from nsbox._core.streaming import Streaming
 from nsbox._errors import ConfigError
 from nsbox._events import Event
 from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
-from nsbox._records import FileInfo, ResourceUsage
+from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._route import Route
 from nsbox._states import ACTIVE, SandboxStatus
@@ -84,6 +84,11 @@ class SandboxProperties:
     def executions(self) -> Mapping[str, Execution]:
         """The running ones, by id; a snapshot."""
         return self._core.running
+
+    @property
+    def last_error(self) -> BaseException | None:
+        """What last went wrong with the sandbox itself, not with a program. None: nothing has, or it was mended."""
+        return self._core.last_error
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.status.value}, {len(self.executions)} executions>"
@@ -216,6 +221,56 @@ class AsyncSandbox(SandboxProperties):
         """
         await self._route.call(self._core.terminate)
 
+    async def cleanup(self) -> None:
+        """Kill what would have outlived its execution, and empty /tmp and /dev/shm. The working directory is kept.
+
+        Running executions go on, and lose what they have there. Nothing outlives its execution, but that is checked.
+        Where the working directory or a mount is below /tmp or /dev/shm, what it is in there stays.
+
+        Raises:
+            InvalidStateError: It is neither active nor suspended.
+            FileOperationError: Running programs make files faster than they are removed, or the kernel refused.
+        """
+        await self._route.call(self._core.recovery.cleanup)
+
+    async def reconnect(self) -> None:
+        """Make sure that PID 1 answers on the control channel; open a new one if it does not on this.
+
+        A sandbox in ERROR gets new processes: with its files where only its PID 1 had died, as new where the launcher
+        had. While it is suspended, PID 1 takes the new channel when it goes on. Where a recovery is under way, that is
+        waited for first.
+
+        Raises:
+            InvalidStateError: It is not started, or has ended.
+            NetworkError: PID 1 does not answer, or has died.
+            SetupError: The kernel refused; it is as it was.
+        """
+        await self._route.call(self._core.recovery.reconnect)
+
+    async def recover_from_error(self, error: Exception) -> bool:
+        """Do what can be done about an error, up to `recovery.max_retries` times, with growing delays.
+
+        ==========================  ======================  ========  =========================================
+        error                       strategy                attempts  what is done
+        ==========================  ======================  ========  =========================================
+        `NetworkError`              reconnect               3         `reconnect`
+        `ResourceExceededError`     cleanup_and_restart     2         `cleanup`, then `restart`
+        other `ExecutionError`      restart_execution       1         that execution again; it has to end as OK
+        `SecurityViolationError`    none                    0         the sandbox is TERMINATED already
+        all else                    none                    0         nothing
+        ==========================  ======================  ========  =========================================
+
+        Args:
+            error: What was raised, by a call or by `raise_for_verdict`.
+
+        Returns:
+            Whether an attempt succeeded. Each is told as an event, and so is the result of an execution that was run
+            again. False at once where `recovery.auto_recover` is off.
+
+        Cancellation ends it at the next delay, or after the step that is being taken.
+        """
+        return await self._route.call(self._core.recovery.recover, error)
+
     async def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a program in the language of `options`, else of the sandbox's runtime.
 
@@ -234,6 +289,8 @@ class AsyncSandbox(SandboxProperties):
             InvalidStateError: The sandbox is not active.
             SetupError: The kernel refused a step before the program ran; the sandbox stays usable.
             NetworkError: The launcher or the sandbox's PID 1 died.
+
+        A SECURITY_VIOLATION terminates the sandbox before this returns; the result is returned all the same.
 
         Cancellation kills the execution and everything it started, and waits for that.
         """
@@ -446,6 +503,47 @@ class AsyncSandbox(SandboxProperties):
     async def delete_environment_variable(self, key: str) -> None:
         """Remove a variable; one that is not there is no error. As `set_environment_variable`."""
         await self._route.call(self._core.environment.delete, key)
+
+    async def expose_port(
+        self, port: int, *, protocol: str = "http", public: bool = False, custom_domain: str | None = None
+    ) -> ExposedPort:
+        """Make a port of the sandbox reachable from the host; the server in there may start later, and restart.
+
+        Servers that listen on 127.0.0.1, or else on ::1, are reached; clients come from 127.0.0.1. While none listens
+        an HTTP client gets a 502, and others are reset. While the sandbox is suspended new connections wait, for up to
+        30 s. The port stays exposed, by the same URL, over `suspend` and `restart`; `reset` and `terminate` close it.
+        Exposing it again in the same way changes nothing. See docs/ports.md.
+
+        Args:
+            port: In the sandbox, 1 to 65535.
+            protocol: "http", "https" (TLS is the server's own; passed through) or "tcp".
+            public: True: on all interfaces of the host, so that other machines can connect; logged as a warning.
+            custom_domain: For "http": one gateway for all sandboxes finds this port by the Host header. That the name
+                leads to this host is the caller's to see to.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            ConfigError: No such port, protocol or domain can be; or the domain is taken.
+            InvalidStateError: The sandbox is neither active nor suspended, or the port is exposed in another way.
+            SetupError: The host has no port for it, or that of `NSBOX_GATEWAY_PORT` is taken.
+        """
+        return await self._route.call(
+            self._core.ports.expose, port, protocol=protocol, public=public, custom_domain=custom_domain
+        )
+
+    async def close_port(self, port: int) -> None:
+        """Expose a port no more; its connections are closed on return. One that is not exposed is no error.
+
+        Raises:
+            ConfigError: There is no such port.
+        """
+        await self._route.call(self._core.ports.close, port)
+
+    async def list_exposed_ports(self) -> list[ExposedPort]:
+        """Those of this sandbox, by number."""
+        return await self._route.call(self._core.ports.list)
 
     def _find_handlers(self) -> Handlers:
         """Called when an event is delivered, when it is known where this sandbox lives."""

@@ -20,7 +20,7 @@ LAYERS = (
     ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes", "_store"),
     ("_plan", "_warm", "_files"),
     ("_supervisor",),
-    ("_metrics",),
+    ("_metrics", "_ports"),
     ("_core",),
     ("_handles", "_route"),
     ("_sandbox",),

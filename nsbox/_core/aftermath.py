@@ -10,6 +10,7 @@ from nsbox._errors import (
     ExecutionError,
     ExecutionTimeoutError,
     ResourceExceededError,
+    SandboxError,
     SecurityViolationError,
 )
 from nsbox._events import (
@@ -18,6 +19,7 @@ from nsbox._events import (
     ExecutionFailed,
     ExecutionTimeout,
     ResourceExceeded,
+    RuntimeErrorEvent,
     SecurityViolation,
 )
 from nsbox._results import Execution, ExecutionResult
@@ -67,6 +69,8 @@ def announce(
                 emitter.emit(DiskFull, usage=error.usage, limit=error.limit)
     elif isinstance(error, SecurityViolationError):
         emitter.emit(SecurityViolation, violation=error.violation, severity=error.severity)
+    elif isinstance(error, Exception) and not isinstance(error, SandboxError):
+        emitter.emit(RuntimeErrorEvent, error=error)  # no class that is known: a bug, or a subscriber's
     if error is not None:
         emitter.emit(ExecutionFailed, execution=ended, error=error)
     elif result is not None:

@@ -18,8 +18,11 @@ from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
 from nsbox._core.files import Files
 from nsbox._core.guard import MemoryGuard
+from nsbox._core.heartbeat import Heartbeat
 from nsbox._core.metering import Meter
 from nsbox._core.part import Part
+from nsbox._core.ports import Ports
+from nsbox._core.recovery import Recovery
 from nsbox._core.store import Recorder
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
@@ -91,11 +94,16 @@ class SandboxCore:
             self._recorder = Recorder(config, self.emitter, self.id, self.runtime.name)
         self.files = Files(self)
         self.meter = Meter(self)
+        self.heartbeat = Heartbeat(self)
+        self.recovery = Recovery(self)
+        self.last_error: BaseException | None = None
+        """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
+        self.ports = Ports(self.id, self.emitter, self.machine)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.files, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.ports, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
-        self._changing = Turns()  # start, suspend, resume, restart, reset, terminate: one at a time
+        self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time
         self._before_suspension = _S.RUNNING
         self._passwd: str | None = None
 
@@ -189,7 +197,7 @@ class SandboxCore:
     # ------------------------------------------------------------ its life
 
     async def start(self) -> None:
-        async with self._changing:
+        async with self.changing:
             self.machine.require(_S.CREATING, action="start")
             try:
                 if self._recorder is not None:
@@ -197,7 +205,8 @@ class SandboxCore:
                 self._supervisor = await current_supervisor()
                 await self._supervisor.require(self.config.require)
                 await self._make_cell()
-            except Exception:
+            except Exception as exc:
+                self.last_error = exc
                 self.machine.to(_S.ERROR)
                 raise
             except BaseException:  # cancelled: nothing was made, or it is unmade
@@ -209,7 +218,7 @@ class SandboxCore:
             self.emitter.emit(Started)
 
     async def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
-        async with self._changing:
+        async with self.changing:
             self.machine.require(*ACTIVE, action="suspend")
             supervisor, cell = self.living()
             if not supervisor.tree.hierarchies:
@@ -229,7 +238,7 @@ class SandboxCore:
         Args:
             usage_mb: MiB that are used.
         """
-        async with self._changing:
+        async with self.changing:
             if self.status in ACTIVE:
                 limit = float(self.config.resources.memory.limit_mb)
                 self.emitter.emit(ResourceExceeded, resource="memory", usage=usage_mb, limit=limit)
@@ -254,7 +263,7 @@ class SandboxCore:
             log.info("%s: suspended, and %d bytes of memory given back", self.id, given_back)
 
     async def resume(self) -> None:
-        async with self._changing:
+        async with self.changing:
             self.machine.require(_S.SUSPENDED, action="resume")
             await self.living()[1].thaw()
             before = self._before_suspension
@@ -266,7 +275,7 @@ class SandboxCore:
             self.emitter.emit(Resumed)
 
     async def restart(self) -> None:
-        async with self._changing:
+        async with self.changing:
             self.machine.require(*ACTIVE, _S.SUSPENDED, action="restart")
             await self.executions.stop_all()
             _, cell = self.living()
@@ -280,24 +289,29 @@ class SandboxCore:
                 self.machine.to(_S.RUNNING)
 
     async def reset(self) -> None:
-        async with self._changing:
+        await self.recovery.stop()
+        async with self.changing:
             self.machine.require(*ACTIVE, _S.SUSPENDED, _S.ERROR, action="reset")
             await self.executions.stop_all()
             await self._unmake_cell()
             self.environment.reset()
+            await self.ports.close_all()
             try:
                 self._supervisor = await current_supervisor()
                 await self._make_cell()
-            except BaseException:
+            except BaseException as exc:
+                self.last_error = exc
                 if self.status is not _S.ERROR:
                     self.machine.to(_S.ERROR)
                 raise
+            self.last_error = None
             if self.status in (_S.SUSPENDED, _S.ERROR):
                 self.machine.to(_S.RUNNING)
 
     async def terminate(self) -> None:
         with trio.CancelScope(shield=True):  # half a termination is a leak
-            async with self._changing:
+            await self.recovery.stop()
+            async with self.changing:
                 if self.status is _S.TERMINATED:
                     return
                 self.machine.to(_S.TERMINATING)
@@ -347,10 +361,34 @@ class SandboxCore:
         for part in self._parts:
             part.closed()
 
-    def _lose(self, _: NetworkError) -> None:
+    async def remake(self) -> None:
+        """From ERROR to RUNNING, by new processes: with the files of before where the launcher still has them. For who
+        holds `changing`.
+
+        Cancellation leaves it in ERROR.
+
+        Raises:
+            SandboxError: It stays in ERROR.
+        """
+        await self.executions.wait_idle()  # what was running has been told of the loss
+        supervisor, cell = self._supervisor, self._cell
+        if supervisor is not None and cell is not None and cell.lost is not None and not supervisor.channel.broken:
+            await cell.revive()
+            self._open_parts()
+        else:
+            await self._unmake_cell()
+            self._supervisor = await current_supervisor()
+            await self._make_cell()
+        self.last_error = None
+        self.machine.to(_S.RUNNING)
+
+    def _lose(self, error: NetworkError) -> None:
         self._close_parts()
+        self.last_error = error
         if self.status in ACTIVE or self.status is _S.SUSPENDED:
             self.machine.to(_S.ERROR)
+            if self._supervisor is not None and not self._supervisor.stopping:
+                self.recovery.begin(error)
 
 
 def _lacks(tree: CgroupTree, capability: str, message: str) -> UnsupportedHostError:

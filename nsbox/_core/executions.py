@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 import shlex
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from nsbox._core.sources import program_source
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
 from nsbox._plan import disk_slack_bytes, plan_execution
-from nsbox._results import Execution, ExecutionResult
+from nsbox._results import Execution, ExecutionResult, Verdict
 from nsbox._runtimes import fill_in, find_runtime
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.cell import Cell
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _S = SandboxStatus
 _MIB = 1 << 20
+_FAILED_KEPT = 8
 COMMAND = "command"
 """The language of what `run`, `shell` and `spawn` run."""
 
@@ -65,7 +66,9 @@ class Executions:
         self._core = core
         self._idle = trio.Event()
         self._idle.set()
+        self._stopping = 0
         self.running: dict[str, Running] = {}
+        self._failed: OrderedDict[str, Running] = OrderedDict()
 
     # ------------------------------------------------------------ what callers ask for
 
@@ -92,6 +95,22 @@ class Executions:
         self.require_room()
         return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue, b"")
 
+    async def again(self, id: str) -> ExecutionResult:
+        """Run one of the last that failed once more, as it was asked for.
+
+        Raises:
+            InvalidStateError: It is not among them.
+            SandboxError: As `execute`.
+        """
+        failed = self._failed.get(id)
+        if failed is None:
+            raise InvalidStateError(
+                f"execution {id!r} is not among the last {_FAILED_KEPT} that failed in this sandbox"
+            )
+        if failed.execution.language == COMMAND:
+            return await self.run(shlex.split(failed.execution.code), failed.options)
+        return await self.execute(failed.execution.code, replace(failed.options, language=failed.execution.language))
+
     async def terminate(self, id: str) -> None:
         """Kill one; its result says CANCELLED."""
         running = self.running.get(id)
@@ -101,9 +120,14 @@ class Executions:
 
     async def stop_all(self) -> None:
         """Kill all, and wait until they have their results."""
-        for execution_id in tuple(self.running):
-            await self.terminate(execution_id)
-        await self.wait_idle()
+        self._stopping += 1
+        try:
+            for execution_id in tuple(self.running):
+                if execution_id in self.running:
+                    await self.terminate(execution_id)
+            await self.wait_idle()
+        finally:
+            self._stopping -= 1
 
     async def wait_idle(self) -> None:
         """Wait until none is left."""
@@ -120,6 +144,8 @@ class Executions:
             ResourceLimitError: As many as may are running.
         """
         self._core.machine.require(*ACTIVE, action="execute")
+        if self._stopping:
+            raise InvalidStateError("cannot execute: the sandbox's executions are being stopped")
         most = self._core.config.enforcement.max_concurrent_executions
         if len(self.running) >= most:
             raise ResourceLimitError(
@@ -151,7 +177,7 @@ class Executions:
     ) -> ExecutionResult:
         order = self.order(running, argv, runtime, source)
         if runtime is not None and self._core.wants_warm(running.options, text, runtime):
-            order = dataclasses.replace(order, warm=True)
+            order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:
@@ -164,7 +190,12 @@ class Executions:
                 subscribe = self._core.emitter.subscribe
                 subscriptions.callback(subscribe(ExecutionOutput, queue.put_own(running.execution.id)))
                 subscriptions.callback(subscribe(MetricsUpdated, queue.put))
-            return await self.perform(running, order, carry_out)
+            result = await self.perform(running, order, carry_out)
+        if not result.ok:
+            self._failed[running.execution.id] = running
+            while len(self._failed) > _FAILED_KEPT:
+                self._failed.popitem(last=False)
+        return result
 
     async def perform(
         self, running: Running, order: Order, carry_out: Callable[[Cell], Awaitable[Outcome]]
@@ -193,6 +224,8 @@ class Executions:
             raise
         finally:
             self._end(running, result, error)
+            if result is not None and result.verdict is Verdict.SECURITY_VIOLATION:
+                await self._core.terminate()  # not cancelled; what attacks gets no second program
 
     def _begin(self, running: Running, order: Order) -> None:
         core = self._core

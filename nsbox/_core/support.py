@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from nsbox._config import RecoveryPolicy, SandboxConfig
+from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
-_DEFAULTS = SandboxConfig()
 _LATER = "is not available in this version of nsbox"
 
 
@@ -17,8 +16,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
     """
     wanted = {
         "resources.network.access='egress'": config.resources.network.access == "egress",
-        "recovery": config.recovery != RecoveryPolicy(),
-        "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
     }
     for field, asked in wanted.items():
         if asked:

@@ -186,7 +186,7 @@ async def _carry_out(
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:
-        raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
+        raise cell.lost or cell.doomed or NetworkError("the sandbox's PID 1 has died, and every process with it")
     return record, sampler
 
 

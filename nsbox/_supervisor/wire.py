@@ -33,6 +33,7 @@ class Down(IntEnum):
     FREEZE = 8
     THAW = 9
     RESTART = 10
+    CONNECT = 11
     WARM = 20
     COOL = 21
 
@@ -73,6 +74,7 @@ class Stage(IntEnum):
     EXEC = 19
     FREEZE = 20
     DIED = 21
+    CONNECT = 22
     WARM = 30
 
     @property

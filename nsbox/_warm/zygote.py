@@ -68,6 +68,26 @@ def stand_in() -> None:
     sys.modules["__main__"] = program
 
 
+def find_title() -> "Any":
+    """What changes the command line that /proc shows.
+
+    As setproctitle(3): where the last byte of the arguments is none of theirs any more, the kernel shows what they
+    begin with, up to the first NUL (fs/proc/base.c, get_mm_cmdline).
+    """
+    import ctypes
+
+    with open("/proc/self/stat", encoding="ascii") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end, proc_pid_stat(5)
+
+    def show(text: bytes) -> None:
+        text = text[: end - start - 2]
+        ctypes.memset(end - 1, 1, 1)
+        ctypes.memmove(start, text + b"\0", len(text) + 1)
+
+    return show
+
+
 def serve() -> "tuple[list[bytes], list[bytes]]":
     """Fork for ever. Returns in a child, with the words and the variables of a program to run."""
     import ctypes
@@ -78,6 +98,8 @@ def serve() -> "tuple[list[bytes], list[bytes]]":
     library = ctypes.PyDLL("/proc/self/fd/4")  # keeps the interpreter's lock: forking needs it
     waiting = ctypes.CDLL("/proc/self/fd/4")  # lets go of it
     os.close(4)
+    show_title = find_title()
+    show_title(b"nsbox-launcher interpreter")
     if waiting.nsbox_setup(3) < 0:
         os._exit(1)
     preload(sys.argv[1:])
@@ -120,7 +142,9 @@ def serve() -> "tuple[list[bytes], list[bytes]]":
             found.append(pointer[len(found)])
         return found
 
-    return read(library.nsbox_arguments()), read(library.nsbox_environment())
+    words = read(library.nsbox_arguments())
+    show_title(b" ".join(words))
+    return words, read(library.nsbox_environment())
 
 
 def become(words: list[bytes], variables: list[bytes]) -> str:

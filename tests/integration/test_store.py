@@ -17,7 +17,7 @@ from watching import Bell, until
 import nsbox
 from nsbox._blocking import shutdown
 from nsbox._records import ResourceMetrics, ResourceUsage, Usage
-from nsbox._store import Reader
+from nsbox._store import Reader, close_writers
 from nsbox._store import database as database_module
 
 
@@ -213,6 +213,41 @@ try:
 except nsbox.SetupError as exc:
     print(exc.stage, exc.errno)
 """
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels at the n-th step of a task."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
+        self._task, self._scope, self._left = task, scope, step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._left -= 1
+            if self._left == 0:
+                self._scope.cancel()
+
+
+async def test_whatever_is_cancelled_has_its_end_in_the_store(path: Path) -> None:
+    """start, execute, terminate, cancelled one step later each time: no sandbox and no execution stays open."""
+    for step in range(1, 200):
+        with trio.CancelScope() as scope:
+            instrument = CancelAt(trio.lowlevel.current_task(), scope, step)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                async with nsbox.AsyncSandbox(store=path) as sandbox:
+                    await sandbox.run(["true"])
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        if not scope.cancelled_caught:
+            break
+    assert step > 3
+    await trio.to_thread.run_sync(close_writers)
+    with Reader(path) as reader:
+        sandboxes, executions = reader.sandboxes(limit=1000), reader.executions(limit=1000)
+    assert {row["state"] for row in sandboxes} == {"terminated"}
+    assert {row["verdict"] for row in executions} <= {"ok", "cancelled"}
+    assert [row["verdict"] for row in executions][-1] == "ok"
 
 
 @pytest.mark.needs_root

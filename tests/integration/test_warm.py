@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from watching import programs, until
+from watching import command_line, parts_of_nsbox, until
 
 import nsbox
 from nsbox import Verdict
@@ -307,6 +307,8 @@ import argparse; p = argparse.ArgumentParser(); p.add_argument('x'); p.parse_arg
 import ctypes; print(ctypes.CDLL(None).getpid() == __import__('os').getpid())
 ---
 import os; print(open('/proc/self/comm').read(), os.readlink('/proc/self/exe'))
+---
+import sys; print(open('/proc/self/cmdline').read().replace('\0', ' ').strip())
 """
 CASES = [script.strip("\n") for script in SCRIPTS.split("\n---\n")]
 INPUT = "one\ntwo\n"
@@ -480,7 +482,7 @@ def test_an_interpreter_that_dies_is_replaced() -> None:
 
 def interpreters() -> list[int]:
     """The warm ones, and their parked children."""
-    return sorted(pid for pid, line in programs().items() if "Runs in a warm interpreter" in line)
+    return [pid for pid in parts_of_nsbox() if command_line(pid) == "nsbox-launcher interpreter"]
 
 
 def test_commands_run_beside_warm_programs() -> None:
