@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from terminals import screen
-from watching import parts_of_nsbox, until
+from watching import command_line, parts_of_nsbox, until
 
 import nsbox
 from nsbox._blocking import shutdown
@@ -156,6 +156,7 @@ def test_the_socket_of_a_dead_application_is_removed_by_who_looks_next() -> None
         application.process.stdin.close()
         assert application.process.stdout is not None
         application.process.stdout.close()
+        until(lambda: not command_line(application.child), "the child, which has their lock too, has ended")
         nsbox.execute("print(1)")  # the cgroups go with the next start
 
 
