@@ -83,9 +83,9 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
 	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
 	 * program that uses up all memory cannot take it from PID 1. */
-	/* The network and user namespaces follow in the child: they cost the most, and there they cost another CPU's time. */
+	/* The network, mount and user namespaces follow in the child: there they cost another CPU's time. */
 	struct clone_args args = {
-		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
+		.flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
 		         | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
 		.exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,

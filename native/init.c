@@ -64,46 +64,24 @@ static int raise_loopback(struct failure *failure)
 	return 0;
 }
 
-static int leave_old_root(struct failure *failure)
-{
-	/* pivot_root(2): after pivot_root(".", ".") the old root lies on top of the new one */
-	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
-		return fail(failure, STAGE_PIVOT, 2);
-	return 0;
-}
-
+/* Until here this process is in the launcher's own mounts, which it only looks at. In a copy of the template's, or of a
+ * predecessor's, setns(2) and unshare(2) make the root of those its own: nothing outside of them is to be reached. */
 static int build_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
 {
 	const struct template *template = cell->template;
-
-	/* The template's tree, through a mount of our own: what lies outside of it is not reachable from here on. */
-	builder->root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (builder->root < 0)
-		return fail(failure, STAGE_PIVOT, 0);
-	if (apply_ops(builder, template->cell_ops, template->cell_op_count, failure) < 0)
-		return -1;
-	/* only now: setns(2) into a mount namespace, for a bind mount, changes root and working directory */
-	if (fchdir(builder->root) < 0 || sys_pivot_root(".", ".") < 0)
-		return fail(failure, STAGE_PIVOT, 1);
-	return leave_old_root(failure);
-}
-
-/* In a copy of a predecessor's mounts. */
-static int renew_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
-{
-	const struct template *template = cell->template;
+	const struct cell *predecessor = cell->predecessor;
 
 	builder->procfs = new_procfs();
 	if (builder->procfs < 0)
-		return fail(failure, STAGE_PIVOT, 6);
-	if (setns(cell->predecessor->pidfd, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
+		return fail(failure, STAGE_PIVOT, 2);
+	if (setns(predecessor ? predecessor->pidfd : template->mounts, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
 		return fail(failure, STAGE_NAMESPACE, 4);
-	if (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0)
+	if (predecessor && (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0))
 		return fail(failure, STAGE_PIVOT, 4);
 	builder->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (builder->root < 0)
-		return fail(failure, STAGE_PIVOT, 5);
-	builder->only_of_processes = true;
+		return fail(failure, STAGE_PIVOT, 0);
+	builder->only_of_processes = predecessor != NULL;
 	return apply_ops(builder, template->cell_ops, template->cell_op_count, failure);
 }
 
@@ -135,14 +113,14 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	const struct template *template = birth->cell->template;
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
-		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
+		.proc = birth->launcher->proc, .host_mounts = birth->launcher->host_mounts, .devices = template->devices,
 		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .sysctls = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
 	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
-	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
+	    || build_mounts(&builder, birth->cell, failure) < 0
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, builder.sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0

@@ -86,7 +86,7 @@ struct template {
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
 	bool forgotten;
-	char tree[24];          /* where its root tree is mounted */
+	int mounts;             /* a mount namespace whose root is its tree, to be copied by each sandbox */
 };
 
 enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
@@ -213,6 +213,7 @@ ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned 
 int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
 
 /* template.c */
+#define TREE "/t" /* an empty directory, which a tree is mounted on while it is built */
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
 struct template *template_find(struct launcher *launcher, uint32_t id);
 void template_forget(struct launcher *launcher, uint32_t id);

@@ -124,7 +124,7 @@ static int clone_host_mount(const struct op *op)
 
 static int bind_host(struct builder *builder, const struct op *op)
 {
-	AUTO_CLOSE int own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	AUTO_CLOSE int own = openat(builder->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	if (own < 0 || setns(builder->host_mounts, CLONE_NEWNS) < 0)
 		return -1;
 	AUTO_CLOSE int tree = clone_host_mount(op);
@@ -202,13 +202,16 @@ static int mount_image(struct builder *builder, const struct op *op)
 		errno = EINVAL;
 		return -1;
 	}
-	(void)snprintf(device, sizeof device, "/proc/self/fd/%d", builder->devices[op->a]);
+	(void)snprintf(device, sizeof device, "self/fd/%d", builder->devices[op->a]);
 	strcpy(flags, op->arg);
 	for (char *flag; (flag = strsep(&rest, ",")) && used < 7;)
 		if (*flag)
 			options[used++] = (struct fs_option){ flag, NULL };
+	/* the file system looks for its device from the working directory on */
+	if (fchdir(builder->proc) < 0)
+		return -1;
 	AUTO_CLOSE int mount = new_filesystem("ext4", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-	if (mount < 0 || fchmodat(mount, ".", 0700, 0) < 0 || attach_mount(mount, builder->root, op->path) < 0)
+	if (fchdir(builder->root) < 0 || mount < 0 || fchmodat(mount, ".", 0700, 0) < 0 || attach_mount(mount, builder->root, op->path) < 0)
 		return -1;
 	builder->quota = take_fd(&mount);
 	return 0;

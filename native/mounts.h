@@ -30,6 +30,7 @@ uint32_t map_id(const struct id_map *map, uint32_t inside);
 
 struct builder {
 	int root;              /* directory that the operations' paths are below */
+	int proc;              /* the launcher's procfs */
 	int host_mounts;       /* mount namespace in which the sources of OP_BIND are looked up */
 	const int *devices;    /* descriptors of the template */
 	struct id_map ids;
