@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsbox._config import MonitoringThresholds, RecoveryPolicy, SandboxConfig
+from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
 _DEFAULTS = SandboxConfig()
@@ -20,8 +20,8 @@ def refuse_unavailable(config: SandboxConfig) -> None:
         "resources.memory.oom_kill_disable=True": config.resources.memory.oom_kill_disable,
         "writable_root=True": config.writable_root,
         "preload": bool(config.preload),
-        "thresholds": config.thresholds != MonitoringThresholds(),
-        "recovery": config.recovery != RecoveryPolicy(),
+        "thresholds": config.thresholds != _DEFAULTS.thresholds,
+        "recovery": config.recovery != _DEFAULTS.recovery,
         "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
         "metrics_interval": config.metrics_interval != _DEFAULTS.metrics_interval,
         "store": config.store is not None,

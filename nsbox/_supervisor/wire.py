@@ -81,7 +81,7 @@ DOWN = struct.Struct("=IIIIQ")
 UP = struct.Struct("=IIIIii IiIi 6Q 7Q 16Q")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three of them an execution, each of which would take twice as long to make
 class Record:
     """What the launcher said, `struct up`."""
 
