@@ -83,10 +83,9 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
 	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
 	 * program that uses up all memory cannot take it from PID 1. */
-	/* The network, mount and user namespaces follow in the child: there they cost another CPU's time. */
+	/* The other namespaces follow in the child: there they cost another CPU's time. */
 	struct clone_args args = {
-		.flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
-		         | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
+		.flags = CLONE_NEWPID | CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
 		.exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
@@ -158,6 +157,14 @@ static void release(struct launcher *launcher, struct cell *cell)
 	template_release(launcher, template);
 }
 
+static bool has_task(const struct launcher *launcher, const struct cell *cell)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->cell == cell)
+			return true;
+	return false;
+}
+
 /* The cell is to die: everything in it is killed now, what it was made of goes when the last process is reaped. */
 void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason reason)
 {
@@ -172,7 +179,9 @@ void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason rea
 	}
 	cell_path(cell, path);
 	if (cell->pid > 0) {
-		(void)cgroup_kill(launcher, cell->template->hierarchies, path);
+		/* all at once, where there is more than PID 1: it would have to kill the others in turn */
+		if (has_task(launcher, cell))
+			(void)cgroup_kill(launcher, cell->template->hierarchies, path);
 		if (!cell->reaped)
 			(void)sys_pidfd_send_signal(cell->pidfd, SIGKILL); /* the kernel kills what is in its pid namespace */
 	}
@@ -217,7 +226,7 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	char path[CGROUP_PATH];
 	cell_path(cell, path);
 	tell_end(launcher, cell);
-	if (!cgroup_remove(launcher, cell->template->hierarchies, path, false)) {
+	if (!cgroup_remove_v1(launcher, cell->template->hierarchies, path, false)) {
 		launcher->tick_at = now_ns() + TICK_NS;
 		return;
 	}
@@ -254,16 +263,11 @@ static int write_map(struct launcher *launcher, const struct cell *cell, const c
 	return write_file_at(launcher->proc, path, line);
 }
 
-static void cell_ready(struct launcher *launcher, struct cell *cell, const int *fds)
+static void cell_ready(struct launcher *launcher, struct cell *cell, int *fds)
 {
-	cell->root = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
-	cell->quota = fcntl(fds[1], F_DUPFD_CLOEXEC, 3);
-	cell->program_source = fcntl(fds[2], F_DUPFD_CLOEXEC, 3);
-	if (cell->root < 0 || cell->quota < 0 || cell->program_source < 0) {
-		(void)fail(&cell->failure, STAGE_CLONE, 6);
-		cell_end(launcher, cell, REASON_CANCELLED);
-		return;
-	}
+	cell->root = take_fd(&fds[0]);
+	cell->quota = take_fd(&fds[1]);
+	cell->program_source = take_fd(&fds[2]);
 	cell->state = CELL_READY;
 	cell->parked = task_park(launcher, cell, &cell->failure);
 	if (!cell->parked) {

@@ -107,21 +107,21 @@ bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *pa
 	return write_file_at(hierarchy->base, file, "1") == 0;
 }
 
-/* As `cgroup_remove`, in version 2 alone. Where there is one it tells that all of the group is dead. */
+/* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events
+ * would be later, it is held back for up to 15 ms. Where there is a version 2, true says that all of the group is dead. */
 bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path)
 {
 	const struct hierarchy *hierarchy = version_2(launcher, hierarchies);
 	return !hierarchy || unlinkat(hierarchy->base, path, AT_REMOVEDIR) == 0 || errno == ENOENT;
 }
 
-/* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events
- * would be later, it is held back for up to 15 ms. */
-bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution)
+/* The same for the directories of version 1, which go when that of version 2 is gone. */
+bool cgroup_remove_v1(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution)
 {
 	bool gone = true;
 
 	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
-		if (used(launcher, hierarchies, i, execution)
+		if (used(launcher, hierarchies, i, execution) && !launcher->hierarchies[i].born_inside
 		    && unlinkat(launcher->hierarchies[i].base, path, AT_REMOVEDIR) < 0 && errno != ENOENT)
 			gone = false;
 	return gone;

@@ -299,7 +299,7 @@ void close_joins(int *joins);
 int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
-bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
+bool cgroup_remove_v1(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task);
 /* The file read last, for counters that follow each other. */

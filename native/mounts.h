@@ -37,6 +37,7 @@ struct builder {
 	enum stage stage;      /* how a failure is reported */
 	bool only_of_processes; /* leave out the rest: it is there already */
 	int procfs;            /* made before, or -1 */
+	int empty;             /* out: the directory of the tree that the procfs covers */
 	int sysctls;           /* out: /proc/sys of the procfs that was mounted, not covered by anything, or -1 */
 	int quota;             /* out: the file system that everything writable lives in, or -1 */
 	int source;            /* out: the file system for program texts, or -1 */

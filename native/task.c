@@ -125,7 +125,8 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 		return NULL;
 	}
 	task_path(task, at);
-	(void)cgroup_remove(launcher, cell->template->hierarchies, at, true); /* empty: nothing was born in it */
+	(void)cgroup_remove_v2(launcher, cell->template->hierarchies, at); /* empty: nothing was born in it */
+	(void)cgroup_remove_v1(launcher, cell->template->hierarchies, at, true);
 	release(launcher, task);
 	return NULL;
 }
@@ -420,7 +421,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 		else
 			report(launcher, task, counters);
 	}
-	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+	if (!cgroup_remove_v1(launcher, hierarchies, at, true)) {
 		launcher->tick_at = now_ns() + TICK_NS / 4;
 		return;
 	}

@@ -92,7 +92,7 @@ static int build_tree(struct launcher *launcher, struct template *template, stru
 		return fail(failure, STAGE_LAUNCHER, 0);
 	struct builder builder = {
 		.root = tree, .proc = launcher->proc, .host_mounts = launcher->host_mounts, .devices = template->devices,
-		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .sysctls = -1, .quota = -1, .source = -1,
+		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .empty = -1, .sysctls = -1, .quota = -1, .source = -1,
 	};
 	int built = apply_ops(&builder, template->root_ops, template->root_op_count, failure);
 	drop_fd(&builder.quota);
