@@ -17,6 +17,7 @@
 
 enum {
 	TICK_NS = 1000000,
+	READY_FDS = 4, /* /, quota, source, mount namespace */
 	REFILL_DELAY_NS = 2000000, /* what is asked for right after a create must not wait for a spare */
 };
 
@@ -100,6 +101,7 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 		drop_fd(&cell->control.fd);
 		return fail(failure, STAGE_CLONE, 0);
 	}
+	leave_graves(launcher);
 	return watch(launcher, &cell->control) < 0 ? fail(failure, STAGE_CLONE, 1) : 0;
 }
 
@@ -114,7 +116,7 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	}
 	*cell = (struct cell){
 		.control = { .fd = -1 }, .template = template, .number = ++launcher->next_number, .state = CELL_BUILDING,
-		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .id_range = -1,
+		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .mounts = -1, .id_range = -1,
 	};
 	template->cells++;
 	cell->predecessor = predecessor;
@@ -151,6 +153,7 @@ static void release(struct launcher *launcher, struct cell *cell)
 	drop_fd(&cell->root);
 	drop_fd(&cell->quota);
 	drop_fd(&cell->program_source);
+	bury(launcher, &cell->mounts);
 	struct template *template = cell->template;
 	free(cell);
 	template->cells--;
@@ -268,6 +271,7 @@ static void cell_ready(struct launcher *launcher, struct cell *cell, int *fds)
 	cell->root = take_fd(&fds[0]);
 	cell->quota = take_fd(&fds[1]);
 	cell->program_source = take_fd(&fds[2]);
+	cell->mounts = take_fd(&fds[3]);
 	cell->state = CELL_READY;
 	cell->parked = task_park(launcher, cell, &cell->failure);
 	if (!cell->parked) {
@@ -285,9 +289,9 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 {
 	struct cell *cell = (struct cell *)source;
 	struct child_message message;
-	int fds[4] = { -1, -1, -1, -1 };
+	int fds[READY_FDS] = { -1, -1, -1, -1 };
 	unsigned fd_count;
-	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, 4, &fd_count) : 0;
+	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, READY_FDS, &fd_count) : 0;
 
 	if (length != sizeof message) {
 		unwatch(launcher, source);
@@ -303,7 +307,7 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 			(void)fail(&cell->failure, STAGE_DIED, 0);
 			cell_end(launcher, cell, REASON_CANCELLED);
 		}
-	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == 3) {
+	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == READY_FDS) {
 		cell_ready(launcher, cell, fds);
 	} else if (message.word == CHILD_FAILED) {
 		cell->failure = message.failure;

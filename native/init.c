@@ -106,7 +106,14 @@ static int limit_user_namespace(const struct template *template, int sysctls, st
 	return 0;
 }
 
-static int build_sandbox(const struct birth *birth, int fds[3], struct failure *failure)
+/* By it the mounts outlive this process. */
+static int open_own_mounts(const struct launcher *launcher, int *mounts, struct failure *failure)
+{
+	*mounts = openat(launcher->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	return *mounts < 0 ? fail(failure, STAGE_NAMESPACE, 5) : 0;
+}
+
+static int build_sandbox(const struct birth *birth, int fds[4], struct failure *failure)
 {
 	const struct template *template = birth->cell->template;
 	const struct cell *predecessor = birth->cell->predecessor;
@@ -119,6 +126,7 @@ static int build_sandbox(const struct birth *birth, int fds[3], struct failure *
 	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
 	    || build_mounts(&builder, birth->cell, failure) < 0
+	    || open_own_mounts(birth->launcher, &fds[3], failure) < 0
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, builder.sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0
@@ -154,7 +162,7 @@ _Noreturn void be_init(const struct birth *birth)
 {
 	struct child_message message = { .word = CHILD_READY };
 	struct sigaction action = { .sa_handler = on_child, .sa_flags = SA_NOCLDSTOP };
-	int fds[3] = { -1, -1, -1 };
+	int fds[4] = { -1, -1, -1, -1 };
 
 	/* A group, for no signal to the launcher's. Not a session: the launcher's has no terminal and no way to one, and each
 	 * further one is a scheduling group, sched(7), which took 20 us. A child just cloned leads no session: cannot fail. */
@@ -166,7 +174,7 @@ _Noreturn void be_init(const struct birth *birth)
 		_exit(1);
 	}
 	/* one descriptor each, quota and source always: a template without them is malformed */
-	if (send_packet(birth->control, &message, sizeof message, fds, 3) < 0)
+	if (send_packet(birth->control, &message, sizeof message, fds, 4) < 0)
 		_exit(1);
 	if (dup2(birth->control, 3) < 0)
 		_exit(1);

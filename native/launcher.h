@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   graves.c     mount namespaces of the dead
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -24,6 +25,8 @@
 #include "mounts.h"
 #include "payload.h"
 #include "wire.h"
+
+enum { MAX_GRAVES = 16 };
 
 struct launcher;
 
@@ -112,6 +115,7 @@ struct cell {
 	int root;
 	int quota;
 	int program_source;
+	int mounts;             /* its mount namespace, which outlives PID 1 by this */
 	struct id_map ids;
 	int id_range;           /* which of the launcher's ranges, -1: none */
 	struct failure failure;
@@ -187,6 +191,9 @@ struct launcher {
 	struct task *tasks;
 	struct outgoing *outgoing_first, *outgoing_last;
 	uint32_t next_number;
+	int graves[MAX_GRAVES];
+	uint32_t grave_count;
+	uint64_t bury_at;        /* when to let go of what is in them; 0: nothing */
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
 	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
@@ -241,6 +248,11 @@ void cells_tick(struct launcher *launcher);
 void cells_end_all(struct launcher *launcher);
 int claim_ids(struct launcher *launcher, struct cell *cell);
 void release_ids(struct launcher *launcher, struct cell *cell);
+
+/* graves.c */
+void bury(struct launcher *launcher, int *mounts);
+void leave_graves(struct launcher *launcher);
+void graves_tick(struct launcher *launcher);
 
 /* init.c, child */
 struct birth {
