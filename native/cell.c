@@ -236,13 +236,40 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	release(launcher, cell);
 }
 
-static void adopt(struct launcher *launcher, struct cell *cell)
+/* Whether a program runs: its caller waits for that, and has nothing to ask for meanwhile. */
+static bool is_busy(const struct launcher *launcher)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->id && !task->reported)
+			return true;
+	return false;
+}
+
+static void tell_ready(struct launcher *launcher, struct cell *cell)
 {
 	int fds[4] = { cell->pidfd, cell->root, cell->quota, cell->program_source };
 	enum down_type of = cell->restart_id ? DOWN_RESTART : DOWN_CREATE;
 
-	cell->adopted = true;
+	cell->quiet = false;
 	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 4);
+}
+
+static void adopt(struct launcher *launcher, struct cell *cell)
+{
+	cell->adopted = true;
+	cell->quiet = cell->quiet && is_busy(launcher);
+	launcher->quiet |= cell->quiet;
+	if (!cell->quiet)
+		tell_ready(launcher, cell);
+}
+
+/* The end of the execution that was running is told at the latest. */
+void cells_tell_quiet(struct launcher *launcher)
+{
+	launcher->quiet = false;
+	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
+		if (cell->adopted && cell->quiet)
+			tell_ready(launcher, cell);
 }
 
 static void replace(struct launcher *launcher, struct cell *cell)
@@ -362,7 +389,7 @@ void cell_restart(struct launcher *launcher, uint32_t id)
 	}
 }
 
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead)
 {
 	struct template *template = template_find(launcher, template_id);
 	struct failure failure;
@@ -386,6 +413,7 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 		}
 	}
 	best->id = id;
+	best->quiet = ahead;
 	template->used = true;
 	launcher->refill_at = now_ns() + REFILL_DELAY_NS;
 	if (best->state == CELL_READY)

@@ -106,7 +106,8 @@ struct cell {
 	uint32_t number;        /* names its cgroups */
 	uint32_t id;            /* the supervisor's; 0: a spare */
 	enum cell_state state;
-	bool adopted;           /* the supervisor was told that it is ready */
+	bool adopted;           /* the supervisor was told that it is ready, or will be with the next record */
+	bool quiet;             /* nobody waits for that yet */
 	bool destroy_asked;
 	bool told_end;
 	bool reaped;
@@ -194,6 +195,7 @@ struct launcher {
 	int graves[MAX_GRAVES];
 	uint32_t grave_count;
 	uint64_t bury_at;        /* when to let go of what is in them; 0: nothing */
+	bool quiet;              /* there are cells that are to be told of before anything else is */
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
 	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
@@ -228,7 +230,8 @@ void template_release(struct launcher *launcher, struct template *template);
 int read_writes(struct reader *reader, struct write **writes, uint32_t *count);
 
 /* cell.c, freezer.c, spares.c */
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id);
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead);
+void cells_tell_quiet(struct launcher *launcher);
 void cell_destroy(struct launcher *launcher, uint32_t id);
 /* A cell that is being built, or, with its failure, dying. NULL: no memory. */
 struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,

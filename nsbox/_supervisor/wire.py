@@ -13,6 +13,7 @@ from nsbox._plan import ExecutionPlan, IdMap, Operation, TemplatePlan
 
 VERSION: Final = 1
 INLINE_PAYLOAD: Final = 96 * 1024
+CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
