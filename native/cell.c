@@ -91,9 +91,10 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	cell->pid = sys_clone3(&args);
-	if (cell->pid == 0)
+	pid_t pid = sys_clone3(&args);
+	if (pid == 0) /* nothing is written before: a page of the launcher's would be copied for it */
 		be_init(&birth);
+	cell->pid = pid;
 	int saved = errno;
 	drop_fd(&pair[1]);
 	errno = saved;

@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "failure.h"
 #include "mounts.h"
@@ -220,6 +221,7 @@ void flush_outgoing(struct launcher *launcher);
 /* One packet with at most one descriptor, -1 where none came; for the small sockets to children. */
 ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count);
 int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
+int send_parts(int fd, const struct iovec *parts, unsigned count, const int *passed, unsigned passed_count);
 
 /* template.c */
 #define TREE "/t" /* an empty directory, which a tree is mounted on while it is built */

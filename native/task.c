@@ -73,9 +73,10 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 		.pidfd = (uint64_t)(uintptr_t)&task->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0)
+	pid_t pid = clone_into(launcher, cell, &args);
+	if (pid == 0) /* nothing is written before: a page of the launcher's would be copied for it */
 		enter_sandbox(&entrance);
+	task->pid = pid;
 	int saved = errno;
 	drop_fd(&pair[1]);
 	close_joins(entrance.joins);
@@ -158,10 +159,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 		if (fchown(fds[i], uid, gid) < 0)
 			return fail(&task->failure, STAGE_STDIO, 6) == 0;
 
-	size_t inline_size = payload->memfd < 0 ? payload->size : 0;
-	char packet[sizeof *down + INLINE_PAYLOAD];
-	memcpy(packet, down, sizeof *down);
-	memcpy(packet + sizeof *down, payload->bytes, inline_size);
+	const struct iovec parts[2] = {
+		{ .iov_base = (void *)(uintptr_t)down, .iov_len = sizeof *down },
+		{ .iov_base = payload->bytes, .iov_len = payload->memfd < 0 ? payload->size : 0 },
+	};
 	task->started_at = now_ns();
 	task->wall_deadline = wall_ns ? task->started_at + wall_ns : 0;
 	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
@@ -173,7 +174,7 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->tell_start = down->flags & EXEC_TELL_START;
 	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
-	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
+	if (send_parts(task->control.fd, parts, 2, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
 	return true;
 }
