@@ -44,9 +44,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def none_alive(pids: list[int]) -> bool:
-    """Whether all have ended."""
-    return not any(map(alive, pids))
+def all_reaped(pids: list[int]) -> bool:
+    """Whether the launcher knows that they have ended: else it may still take one for a sandbox that is ready."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def pid_namespace(pid: int) -> str:
@@ -197,6 +197,7 @@ def test_the_death_of_an_idle_sandbox_s_pid_1_is_noticed() -> None:
                 with contextlib.suppress(ProcessLookupError):  # a process of one that was killed
                     os.kill(pid, signal.SIGKILL)
             until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")
+            until(partial(all_reaped, sorted(before)[1:]), "the launcher knows of the spares, too")
             sandbox.reset()
             assert sandbox.shell("echo usable").stdout == "usable\n"
 
@@ -216,7 +217,7 @@ def test_sandboxes_made_ahead_that_die_before_they_are_wanted_are_nobody_s_loss(
             for pid in others:
                 with contextlib.suppress(ProcessLookupError):  # a process of one that was killed
                     os.kill(pid, signal.SIGKILL)
-            until(partial(none_alive, others), "they are dead")
+            until(partial(all_reaped, others), "the launcher knows")
             bell.go()
             assert running.result(20).stdout == "done\n"
             for _ in range(4):
