@@ -159,6 +159,7 @@ struct task {
 	uint64_t cpu_limit_us;  /* 0: none */
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
+	int counters[MAX_COUNTERS]; /* the files of the launcher's counters, open while it runs, or -1 */
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
 };
 
@@ -326,8 +327,11 @@ struct counted {
 	char path[CGROUP_PATH + 128];
 	char text[4096];
 };
-uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
-                         const char *task, struct counted *last);
+/* `open`: the counter's file, or -1, and then it is opened for this once. */
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, int open,
+                         const char *cell, const char *task, struct counted *last);
+/* Opens what is not open. Where that fails, it is for `cgroup_count_in` to fail again. */
+void cgroup_open_counters(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *counters);
 void cell_path(const struct cell *cell, char *path);
 void task_path(const struct task *task, char *path);
 

@@ -101,6 +101,8 @@ static void release(struct launcher *launcher, struct task *task)
 	unwatch(launcher, &task->listener);
 	drop_fd(&task->pidfd);
 	drop_fd(&task->init);
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		drop_fd(&task->counters[i]);
 	free(task);
 }
 
@@ -117,6 +119,8 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
 		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .init = -1, .violation_number = -1,
 	};
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		task->counters[i] = -1;
 	task->next = launcher->tasks;
 	launcher->tasks = task;
 	if (clone_task(launcher, task, failure) == 0)
@@ -179,6 +183,15 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	return true;
 }
 
+static void open_counters(struct launcher *launcher, struct task *task)
+{
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+
+	cell_path(task->cell, cell_at);
+	task_path(task, at);
+	cgroup_open_counters(launcher, task->cell->template->hierarchies, cell_at, at, task->counters);
+}
+
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
                   unsigned fd_count)
 {
@@ -210,6 +223,8 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
+	else
+		open_counters(launcher, task); /* now: the program is on its way, and at its end somebody waits */
 }
 
 /* Its exec has closed what it held open, or it has died since. */
@@ -409,7 +424,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 		counters[i] = UINT64_MAX;
 	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
 		counters[launcher->counters[i].slot] =
-			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], cell_at, at, &counted);
+			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], task->counters[i], cell_at, at, &counted);
 	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;
