@@ -1,4 +1,4 @@
-"""`nsbox doctor --self-test`: one sandbox, attacked from inside."""
+"""`nsbox doctor --self-test`: a sandbox, attacked from inside; a new one after each that was ended for an attack."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ def self_test() -> Iterator[Row]:
     Raises:
         SandboxError: No sandbox could be started, or it broke.
     """
-    with host_secrets() as secret, Sandbox(_config()) as sandbox:
+    with host_secrets() as secret, contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox(_config()))
         for attack in ATTACKS:
+            if not sandbox.is_active:  # terminated for a forbidden call
+                sandbox = stack.enter_context(Sandbox(_config()))
             yield judge_attack(attack, sandbox.execute(fill_in(attack.code, secret), **attack.options))
 
 

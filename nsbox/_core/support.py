@@ -5,7 +5,6 @@ from __future__ import annotations
 from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
-_DEFAULTS = SandboxConfig()
 _LATER = "is not available in this version of nsbox"
 
 
@@ -17,13 +16,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
     """
     wanted = {
         "resources.network.access='egress'": config.resources.network.access == "egress",
-        "resources.memory.oom_kill_disable=True": config.resources.memory.oom_kill_disable,
-        "writable_root=True": config.writable_root,
-        "preload": bool(config.preload),
-        "thresholds": config.thresholds != _DEFAULTS.thresholds,
-        "recovery": config.recovery != _DEFAULTS.recovery,
-        "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
-        "metrics_interval": config.metrics_interval != _DEFAULTS.metrics_interval,
         "store": config.store is not None,
     }
     for field, asked in wanted.items():

@@ -16,6 +16,7 @@ INLINE_PAYLOAD: Final = 96 * 1024
 CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
+EXEC_WARM: Final = 4
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
 UNKNOWN: Final = 2**64 - 1  # a counter that this host does not have
 
@@ -33,6 +34,9 @@ class Down(IntEnum):
     FREEZE = 8
     THAW = 9
     RESTART = 10
+    CONNECT = 11
+    WARM = 20
+    COOL = 21
 
 
 class Up(IntEnum):
@@ -71,6 +75,8 @@ class Stage(IntEnum):
     EXEC = 19
     FREEZE = 20
     DIED = 21
+    CONNECT = 22
+    WARM = 30
 
     @property
     def label(self) -> str:
@@ -200,6 +206,7 @@ def encode_template(plan: TemplatePlan) -> bytes:
     payload.u32(plan.spares)
     payload.u32(plan.policy.notifies)
     payload.u32(plan.policy.loads_early)
+    payload.u64(plan.capabilities)
     payload.text(plan.hostname)
     payload.raw(plan.policy.bpf)
     payload.writes(plan.sandbox_writes)
@@ -227,6 +234,7 @@ def encode_execution(plan: ExecutionPlan) -> bytes:
         payload.u32(number)
         payload.u64(soft)
         payload.u64(hard)
+    payload.u64(plan.capabilities)
     payload.text(plan.directory)
     payload.text(plan.search)
     payload.texts(plan.argv)

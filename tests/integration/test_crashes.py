@@ -20,6 +20,9 @@ import nsbox
 from nsbox import SandboxStatus
 from nsbox._blocking import shutdown
 
+STAYS = nsbox.RecoveryPolicy(auto_recover=False)
+"""What is lost stays lost, for a test to look at; tests/integration/test_recovery.py has the rest."""
+
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
 
@@ -117,7 +120,7 @@ def test_the_launcher_s_death_is_told_and_the_next_use_starts_another(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor
 ) -> None:
     """NetworkError for what was running, sandboxes in ERROR, programs dead; terminate works, new sandboxes too."""
-    first, second = nsbox.Sandbox.create(mounts=[bell.mount], timeout=20), nsbox.Sandbox.create()
+    first, second = (nsbox.Sandbox.create(mounts=mounted, timeout=20, recovery=STAYS) for mounted in ([bell.mount], []))
     running = pool.submit(first.shell, "setsid sleep 60 & echo > /bell/ring; sleep 60")
     bell.wait()
     launcher = parts_of_nsbox()[0]
@@ -138,7 +141,7 @@ def test_the_launcher_s_death_is_told_and_the_next_use_starts_another(
 
 def test_a_sandbox_in_error_is_as_new_after_reset() -> None:
     """Same id, usable again, also when the launcher itself had died."""
-    with nsbox.Sandbox(timeout=20) as sandbox:
+    with nsbox.Sandbox(timeout=20, recovery=STAYS) as sandbox:
         before = sandbox.id
         for _ in range(2):
             sandbox.shell("touch kept")
@@ -165,7 +168,7 @@ def test_the_death_of_pid_1_is_the_sandbox_s(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor, number: signal.Signals
 ) -> None:
     """NetworkError for what was running, ERROR, terminate works, others live on. A stopped one does no harm."""
-    with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox, nsbox.Sandbox() as other:
+    with nsbox.Sandbox(mounts=[bell.mount], timeout=20, recovery=STAYS) as sandbox, nsbox.Sandbox() as other:
         command = "setsid sleep 60 & echo > /bell/ring; read line < /bell/go"
         running = pool.submit(sandbox.shell, command)
         bell.wait()
@@ -188,7 +191,7 @@ def test_the_death_of_pid_1_is_the_sandbox_s(
 def test_the_death_of_an_idle_sandbox_s_pid_1_is_noticed() -> None:
     """Without any execution to tell; and a suspended one goes the same way."""
     for suspended in (False, True):
-        with nsbox.Sandbox() as sandbox:
+        with nsbox.Sandbox(recovery=STAYS) as sandbox:
             before = set(parts_of_nsbox())
             assert sandbox.shell("sleep 0").ok
             if suspended:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,31 @@ def test_two_sandboxes_share_nothing_writable() -> None:
         assert second.shell(look).stdout == "0\n0\n"
         maps = [sandbox.shell("cat /proc/self/uid_map").stdout.split() for sandbox in (first, second)]
         assert abs(int(maps[0][1]) - int(maps[1][1])) >= int(maps[0][2])
+
+
+def test_nothing_new_begins_while_executions_are_stopped() -> None:
+    """Threads that go on starting programs do not keep a restart from its end; they are refused, or cancelled."""
+    outcomes: set[str] = set()
+    over = threading.Event()
+
+    def keep_starting(sandbox: nsbox.Sandbox) -> None:
+        while not over.is_set():
+            try:
+                outcomes.add(sandbox.run(["sleep", "30"]).verdict.value)
+            except nsbox.InvalidStateError:
+                outcomes.add("refused")
+
+    with nsbox.Sandbox() as sandbox:
+        threads = [threading.Thread(target=keep_starting, args=(sandbox,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(10):
+            sandbox.restart()
+        over.set()
+        sandbox.suspend(stop_executions=True)
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        sandbox.resume()
+        assert sandbox.run(["true"]).ok
+    assert "cancelled" in outcomes
