@@ -47,7 +47,7 @@ def init_of(sandbox: AsyncSandbox | nsbox.Sandbox) -> int:
 
 
 class Seen:
-    """The events of a sandbox, from all threads."""
+    """The events of a sandbox but looks at metrics, from all threads."""
 
     def __init__(self, sandbox: AsyncSandbox | nsbox.Sandbox) -> None:
         self.events: list[nsbox.Event] = []
@@ -56,7 +56,8 @@ class Seen:
 
     def _add(self, event: nsbox.Event) -> None:
         with self._new:
-            self.events.append(event)
+            if not isinstance(event, nsbox.MetricsUpdated):
+                self.events.append(event)
             self._new.notify_all()
 
     def wait(self, name: str, count: int = 1) -> None:
