@@ -207,6 +207,8 @@ struct launcher {
 	uint32_t hierarchy_count;
 	struct counter counters[MAX_COUNTERS];
 	uint32_t counter_count;
+	int answers;             /* directory of the socket on which the supervisor answers; -1: it has none */
+	const char *answers_name; /* of that socket: removed at the end, however the application ends */
 	int id_lock;             /* file whose bytes are locked, one a range; -1: `ids` is for all */
 	struct id_map ids;
 	uint32_t id_ranges;

@@ -15,13 +15,14 @@
 enum {
 	WIRE_VERSION = 1,
 	INLINE_PAYLOAD = 96 * 1024,
-	MAX_FDS = 40, /* two for each hierarchy, and one */
+	MAX_FDS = 40, /* two for each hierarchy, and two */
 	MAX_HIERARCHIES = 16,
 	MAX_COUNTERS = 16,
 };
 
 enum down_type {
-	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy, [uid ranges] */
+	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy,
+	                    * [directory of the socket for `nsbox ps`], [uid ranges] */
 	DOWN_TEMPLATE = 2, /* id: template; prepares a root tree; fds: block devices named by OP_QUOTA_DEVICE */
 	DOWN_FORGET = 3,   /* id: template; no sandbox may use it any more */
 	DOWN_CREATE = 4,   /* id: sandbox, parent: template; flags: whether nobody waits, see CREATE_AHEAD */

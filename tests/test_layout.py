@@ -17,7 +17,7 @@ LAYERS = (
     ("_outputs",),
     ("_results", "_records", "_tracebacks"),
     ("_events",),
-    ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes"),
+    ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes", "_store"),
     ("_plan", "_warm", "_files"),
     ("_supervisor",),
     ("_metrics", "_ports"),

@@ -176,8 +176,8 @@ class Payload:
         return b"".join(self._parts)
 
 
-def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
-    """The payload of `Down.SETUP`: ids, hierarchies, counters."""
+def encode_setup(tree: CgroupTree, ids: IdMap, socket_name: str) -> bytes:
+    """The payload of `Down.SETUP`: ids, hierarchies, counters, the socket to remove at the end ("": none)."""
     payload = Payload()
     for value in (ids.inside, ids.outside, ids.count, ids.ranges):
         payload.u32(value)
@@ -195,6 +195,7 @@ def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
         payload.u32(counter.level is Level.EXECUTION)
         payload.text(counter.file)
         payload.text(counter.key)
+    payload.text(socket_name)
     return payload.join()
 
 
