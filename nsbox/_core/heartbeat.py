@@ -78,10 +78,11 @@ class Heartbeat(Part):
             self._begin_to_reconnect(NetworkError("the control channel broke while the sandbox was suspended"))
 
     def closed(self) -> None:
-        cell, supervisor, self._cell = self._cell, self._supervisor, None
+        cell, supervisor = self._cell, self._supervisor
         if cell is None or supervisor is None:
             return
         self._stop()
+        self._cell = None
         cell.control.on_closed = None
         if self._connected:
             self._connected = False
