@@ -280,10 +280,16 @@ static void replace(struct launcher *launcher, struct cell *cell)
 
 static int write_map(struct launcher *launcher, const struct cell *cell, const char *file)
 {
-	char path[48], line[64];
+	const struct id_map *ids = &cell->ids;
+	uint32_t below = cell->template->init_id - ids->inside;
+	char path[48], line[128];
 
 	(void)snprintf(path, sizeof path, "%d/%s", cell->pid, file);
-	(void)snprintf(line, sizeof line, "%u %u %u\n", cell->ids.inside, cell->ids.outside, cell->ids.count);
+	if (cell->template->capabilities && below < ids->count - 1) /* all but PID 1's, see become_unmapped */
+		(void)snprintf(line, sizeof line, "%u %u %u\n%u %u %u\n", ids->inside, ids->outside, below,
+		               ids->inside + below + 1, ids->outside + below + 1, ids->count - below - 1);
+	else
+		(void)snprintf(line, sizeof line, "%u %u %u\n", ids->inside, ids->outside, ids->count);
 	return write_file_at(launcher->proc, path, line);
 }
 
@@ -445,8 +451,10 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 
 void cells_end_all(struct launcher *launcher)
 {
-	for (struct template *template = launcher->templates; template; template = template->next)
+	for (struct template *template = launcher->templates; template; template = template->next) {
 		template->spares = 0;
+		warm_stop(launcher, template);
+	}
 	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
 		cell_end(launcher, cell, REASON_CANCELLED);
 }

@@ -21,28 +21,28 @@
 #include "launcher.h"
 #include "sys.h"
 
-int empty_bounding_set(struct failure *failure)
+/* Where root inside can become anybody, PID 1 is nobody that is known inside: of equal ids one process may set the limits
+ * of another, prlimit(2), and RLIMIT_CPU kills even the init of a pid namespace. So it takes its ids, which the map leaves
+ * out, while they can still be named: before it is in the user namespace. */
+static int become_unmapped(const struct cell *cell, struct failure *failure)
 {
-	int capability = 0;
+	uint32_t id = map_id(&cell->ids, cell->template->init_id);
+	uint64_t all;
 
-	while (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0)
-		capability++;
-	/* EINVAL: the first that this kernel does not know, and there is none that is known behind it */
-	return errno == EINVAL && capability > 0 ? 0 : fail(failure, STAGE_CREDENTIALS, 5);
+	if (setgroups(0, NULL) < 0 || prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 7);
+	if (syscall(SYS_setresgid, id, id, id) < 0 || syscall(SYS_setresuid, id, id, id) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 8);
+	if (sys_capget(&all) < 0 || sys_capset(all) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 9);
+	return 0;
 }
 
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure)
+static int become_nobody(const struct template *template, struct failure *failure)
 {
-	/* EPERM where setgroups is denied for good: a launcher without root and without a range of ids of its own */
-	if (setgroups(0, NULL) < 0 && errno != EPERM)
-		return fail(failure, STAGE_CREDENTIALS, 0);
-	if (syscall(SYS_setresgid, gid, gid, gid) < 0)
-		return fail(failure, STAGE_CREDENTIALS, 1);
-	if (syscall(SYS_setresuid, uid, uid, uid) < 0)
-		return fail(failure, STAGE_CREDENTIALS, 2);
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || sys_capset_none() < 0)
-		return fail(failure, STAGE_CREDENTIALS, 3);
-	return 0;
+	if (template->capabilities)
+		return drop_capabilities(0, failure);
+	return drop_credentials(template->init_id, template->init_id, 0, failure);
 }
 
 static int enter_namespaces(const struct template *template, struct failure *failure)
@@ -145,7 +145,7 @@ static int build_sandbox(const struct birth *birth, int fds[4], struct failure *
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
 		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
-		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .sysctls = -1,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .id_namespace = -1, .sysctls = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
@@ -153,10 +153,11 @@ static int build_sandbox(const struct birth *birth, int fds[4], struct failure *
 	    || raise_loopback(failure) < 0
 	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
 	    || open_own_mounts(birth->launcher, &fds[3], failure) < 0
+	    || (template->capabilities && become_unmapped(birth->cell, failure) < 0)
 	    || become_user_namespace(birth->control, failure) < 0
 	    || limit_user_namespace(template, builder.sysctls, failure) < 0
 	    || empty_bounding_set(failure) < 0
-	    || drop_credentials(template->init_id, template->init_id, failure) < 0)
+	    || become_nobody(template, failure) < 0)
 		return -1;
 	fds[0] = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	fds[1] = builder.quota;

@@ -10,6 +10,8 @@
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
  *   control.c    child: the frames of PID 1's control channel
+ *   warm.c       interpreters that are ready before they are needed
+ *   overlay.c    a writable root                            copy.c    what it begins with
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -21,8 +23,11 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "credentials.h"
+#include "enter.h"
 #include "failure.h"
 #include "mounts.h"
+#include "packet.h"
 #include "payload.h"
 #include "wire.h"
 
@@ -80,9 +85,12 @@ struct template {
 	uint32_t user_sysctl_count;
 	const char *hostname;
 	uint32_t init_id;       /* PID 1's uid and gid inside */
+	uint64_t capabilities;  /* of root inside; any: nobody inside can become who PID 1 is */
 	struct sock_fprog filter;
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
+	struct interpreter *interpreter; /* warm, or being warmed, or NULL */
+	unsigned wants_warm;    /* not 0: executions of late were for it, what is parked next is to be its child */
 	uint32_t spares;        /* sandboxes to keep ready */
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
@@ -133,6 +141,9 @@ struct task {
 	uint32_t number;
 	uint32_t id;            /* the supervisor's; 0: parked */
 	enum task_state state;
+	bool unborn;            /* asked of the warm interpreter, and not heard of yet: no pid */
+	bool warm;              /* a child of the interpreter */
+	bool ran_warm;          /* and its program was run by it */
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
@@ -166,6 +177,15 @@ struct outgoing {
 	unsigned fd_count;
 };
 
+/* What wait4(2) said of a process that is nobody's yet. */
+struct ended {
+	pid_t pid; /* 0: none */
+	int status;
+	struct rusage usage;
+};
+
+enum { MOST_ENDED = 64 }; /* more than there are between an interpreter's fork and its telling so */
+
 struct launcher {
 	struct source supervisor;
 	struct source application;
@@ -189,6 +209,8 @@ struct launcher {
 	struct cell *cells;
 	struct task *tasks;
 	struct outgoing *outgoing_first, *outgoing_last;
+	struct ended ended[MOST_ENDED];
+	unsigned next_ended;
 	uint32_t next_number;
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
@@ -211,9 +233,6 @@ void tell(struct launcher *launcher, const struct up *record, const int *fds, un
 void tell_done(struct launcher *launcher, enum down_type of, uint32_t id);
 void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, const struct failure *failure);
 void flush_outgoing(struct launcher *launcher);
-/* One packet with at most one descriptor, -1 where none came; for the small sockets to children. */
-ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count);
-int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
 
 /* template.c */
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
@@ -253,20 +272,6 @@ struct birth {
 	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
-/* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
-/* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
-int empty_bounding_set(struct failure *failure);
-
-enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6,
-                  CHILD_RUNS = 7, CHILD_INIT = 8, CHILD_CHANNEL = 9 };
-struct child_message {
-	uint32_t word;
-	struct failure failure;
-	int32_t wait_status;
-	struct rusage usage;
-};
-
 /* task.c */
 struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure);
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -277,15 +282,18 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 void task_settle(struct launcher *launcher, struct task *task);
 void tasks_tick(struct launcher *launcher);
 
-/* enter.c, child */
-struct entrance {
-	struct cell *cell;
-	int control;
-	int proc;
-	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
-	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
-};
-_Noreturn void enter_sandbox(const struct entrance *entrance);
+/* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
+/* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
+void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error);
+/* None of those that its interpreter has not forked yet will come. */
+void tasks_stillborn(struct launcher *launcher, const struct template *template);
+
+/* warm.c */
+void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
+void warm_stop(struct launcher *launcher, struct template *template);
+bool warm_ready(const struct template *template);
+int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
 
 /* deadline.c */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);

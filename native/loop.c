@@ -44,8 +44,8 @@ static void reap(struct launcher *launcher)
 		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
 		if (pid <= 0)
 			return;
-		if (!task_reaped(launcher, pid, status, &usage))
-			(void)cell_reaped(launcher, pid); /* neither: nothing of ours is left of it */
+		if (!task_reaped(launcher, pid, status, &usage) && !cell_reaped(launcher, pid))
+			note_ended(launcher, pid, status, &usage);
 	}
 	launcher->more_to_reap = true;
 }

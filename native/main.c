@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sched.h>
@@ -105,7 +106,10 @@ static int settle_in(struct launcher *launcher, int host)
 	launcher->pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (launcher->pid_namespace < 0)
 		return -1;
-	if (empty_bounding_set(&(struct failure){ 0 }) < 0)
+	/* What a warm interpreter needs to send its children into sandboxes; they empty it on their way, as all do. */
+	uint64_t for_interpreters = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_CHROOT | 1ull << CAP_SETUID | 1ull << CAP_SETGID
+	                            | 1ull << CAP_SETPCAP | 1ull << CAP_SYS_PTRACE; /* setns(2) by a pidfd looks into the process */
+	if (reduce_bounding_set(for_interpreters, &(struct failure){ 0 }) < 0)
 		return -1;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return -1;

@@ -74,8 +74,12 @@ static int make_dir(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int parent = open_parent(builder->root, op->path, &name);
 	if (parent < 0)
 		return -1;
-	if (mkdirat(parent, name, (mode_t)op->a) == 0)
+	if (mkdirat(parent, name, (mode_t)op->a) == 0) {
+		uint32_t owner = builder->id_namespace >= 0 ? map_id(&builder->ids, 0) : 0; /* where root inside is somebody */
+		if (owner && fchownat(parent, name, owner, owner, AT_SYMLINK_NOFOLLOW) < 0)
+			return -1;
 		return fchmodat(parent, name, (mode_t)op->a, 0); /* mkdir is subject to the umask */
+	}
 	if (errno != EEXIST)
 		return -1;
 	AUTO_CLOSE int found = open_beneath(parent, name, O_PATH | O_DIRECTORY);
@@ -95,7 +99,8 @@ static int make_file(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int parent = open_parent(builder->root, op->path, &name);
 	if (parent < 0)
 		return -1;
-	AUTO_CLOSE int fd = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, (mode_t)op->a);
+	int how = op->flags & FLAG_WRITABLE ? O_TRUNC : O_EXCL; /* in an overlay there may be one already */
+	AUTO_CLOSE int fd = openat(parent, name, O_WRONLY | O_CREAT | how | O_CLOEXEC | O_NOFOLLOW, (mode_t)op->a);
 	if (fd < 0)
 		return -1;
 	size_t length = strlen(op->arg);
@@ -283,6 +288,10 @@ static int apply_op(struct builder *builder, const struct op *op)
 		return set_sysctl(builder, op);
 	case OP_SOURCE:
 		return mount_source(builder, op);
+	case OP_OVERLAY:
+		return mount_overlay(builder, op);
+	case OP_COPY:
+		return copy_host(builder, op);
 	}
 	errno = EPROTO;
 	return -1;

@@ -48,7 +48,10 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 {
 	struct cell *cell = task->cell;
 	struct template *template = cell->template;
-	struct entrance entrance = { .cell = cell, .proc = launcher->proc };
+	struct entrance entrance = {
+		.cell = cell->pidfd, .proc = launcher->proc, .capabilities = template->capabilities,
+		.filter = template->filter, .filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
+	};
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	int pair[2];
 
@@ -73,14 +76,20 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 		.pidfd = (uint64_t)(uintptr_t)&task->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0)
-		enter_sandbox(&entrance);
+	task->warm = task->unborn = template->wants_warm && warm_ready(template)
+	                            && warm_fork(template, &entrance, task->number, cgroup) == 0;
+	if (!task->warm)
+		task->pid = clone_into(launcher, cell, &args);
+	if (task->pid == 0) {
+		struct program program;
+		enter_sandbox(&entrance, &program);
+		exec_program(&program);
+	}
 	int saved = errno;
 	drop_fd(&pair[1]);
 	close_joins(entrance.joins);
 	errno = saved;
-	if (task->pid < 0) {
+	if (task->pid < 0 && !task->unborn) {
 		drop_fd(&task->control.fd);
 		return fail(failure, STAGE_CLONE, 1);
 	}
@@ -120,7 +129,7 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 	launcher->tasks = task;
 	if (clone_task(launcher, task, failure) == 0)
 		return task;
-	if (task->pid > 0) { /* alive, but not watched: it goes as any other does, and nobody is told */
+	if (task->pid > 0 || task->unborn) { /* alive, but not watched: it goes as any other does, and nobody is told */
 		task_kill(launcher, task, REASON_CANCELLED);
 		return NULL;
 	}
@@ -170,11 +179,24 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	 * so where somebody wants to know, or where the filter, and with it the descriptor that tells of violations, is still
 	 * to come. */
 	task->tell_start = down->flags & EXEC_TELL_START;
+	task->ran_warm = task->warm && (down->flags & EXEC_WARM);
 	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
 	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
 	return true;
+}
+
+/* A child of the interpreter's can become any program, though an exec out of it is dearer; the other way is far dearer. */
+static void choose_interpreter(struct cell *cell, bool warm)
+{
+	enum { COLD_IN_A_ROW = 8 };
+	struct template *template = cell->template;
+
+	if (warm)
+		template->wants_warm = COLD_IN_A_ROW;
+	else if (template->wants_warm)
+		template->wants_warm--;
 }
 
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -189,6 +211,11 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
+	}
+	choose_interpreter(cell, down->flags & EXEC_WARM);
+	if (cell->parked && !cell->parked->warm && cell->template->wants_warm && warm_ready(cell->template)) {
+		task_kill(launcher, cell->parked, REASON_NONE); /* it could only exec */
+		cell->parked = NULL;
 	}
 	struct task *task = cell->parked ? cell->parked : task_park(launcher, cell, &failure);
 	cell->parked = NULL;
@@ -374,10 +401,83 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 	return false;
 }
 
+static struct task *find_unborn(struct launcher *launcher, uint32_t number)
+{
+	for (struct task *task = launcher->tasks; task; task = task->next)
+		if (task->unborn && task->number == number)
+			return task;
+	return NULL;
+}
+
+static void never_born(struct launcher *launcher, struct task *task, int error)
+{
+	task->unborn = false;
+	task->reaped = true;
+	task->state = TASK_DYING;
+	if (!task->failure.stage)
+		task->failure = (struct failure){ .stage = STAGE_WARM, .error = error, .index = 4 };
+	if (task->cell->parked == task)
+		task->cell->parked = NULL;
+	task_settle(launcher, task);
+}
+
+static bool waits_for_birth(const struct launcher *launcher)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->unborn)
+			return true;
+	return false;
+}
+
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage)
+{
+	if (waits_for_birth(launcher)) /* else nothing of ours is left of it */
+		launcher->ended[launcher->next_ended++ % MOST_ENDED] = (struct ended){ .pid = pid, .status = status, .usage = *usage };
+}
+
+static void take_ended(struct launcher *launcher, pid_t pid)
+{
+	for (unsigned i = 0; i < MOST_ENDED; i++) {
+		struct ended *ended = &launcher->ended[i];
+		if (ended->pid != pid)
+			continue;
+		ended->pid = 0;
+		(void)task_reaped(launcher, pid, ended->status, &ended->usage);
+	}
+	if (!waits_for_birth(launcher)) /* what was noted is nobody's, and its pid may be given to another */
+		memset(launcher->ended, 0, sizeof launcher->ended);
+}
+
+void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error)
+{
+	struct task *task = find_unborn(launcher, number);
+
+	if (task && pid > 0) {
+		task->unborn = false;
+		task->pid = pid;
+		task->pidfd = take_fd(&pidfd);
+		if (task->killed)
+			(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* has ended: SIGCHLD is on its way, or was */
+		take_ended(launcher, pid);
+	} else if (task) {
+		never_born(launcher, task, error);
+	}
+	drop_fd(&pidfd);
+}
+
+void tasks_stillborn(struct launcher *launcher, const struct template *template)
+{
+	for (struct task *task = launcher->tasks, *next; task; task = next) {
+		next = task->next;
+		if (task->unborn && task->cell->template == template)
+			never_born(launcher, task, ECHILD);
+	}
+}
+
 static void report(struct launcher *launcher, const struct task *task, const uint64_t *counters)
 {
 	struct up record = {
-		.type = UP_EXITED, .of = DOWN_EXEC, .id = task->id,
+		.type = UP_EXITED, .of = DOWN_EXEC, .id = task->id, .index = task->ran_warm,
 		.reason = task->reason, .wait_status = task->wait_status,
 		.violation_arch = task->violation_arch, .violation_number = task->violation_number,
 		.wall_ns = task->ended_at - task->started_at - task->suspended_ns, .suspended_ns = task->suspended_ns,

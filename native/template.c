@@ -35,6 +35,7 @@ static int read_template(struct template *template)
 	template->spares = read_u32(&reader);
 	template->filter_notifies = read_u32(&reader);
 	template->filter_early = read_u32(&reader);
+	template->capabilities = read_u64(&reader);
 	template->hostname = read_string(&reader);
 	const char *filter = read_bytes(&reader, &filter_size);
 	if (reader.bad || filter_size % sizeof(struct sock_filter) || filter_size / sizeof(struct sock_filter) > BPF_MAXINSNS)
@@ -76,7 +77,7 @@ static void free_template(struct template *template)
 
 static int build_tree(struct launcher *launcher, struct template *template, struct failure *failure)
 {
-	static const struct fs_option options[] = { { "size", "4m" }, { "nr_inodes", "4096" }, { "mode", "0755" }, { NULL, NULL } };
+	static const struct fs_option options[] = { { "size", "64m" }, { "nr_inodes", "16384" }, { "mode", "0755" }, { NULL, NULL } };
 
 	(void)snprintf(template->tree, sizeof template->tree, "/t/%u", template->id);
 	AUTO_CLOSE int top = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -85,7 +86,7 @@ static int build_tree(struct launcher *launcher, struct template *template, stru
 		return fail(failure, STAGE_LAUNCHER, 0);
 	struct builder builder = {
 		.root = tree, .host_mounts = launcher->host_mounts, .devices = template->devices,
-		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .sysctls = -1, .quota = -1, .source = -1,
+		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .id_namespace = -1, .sysctls = -1, .quota = -1, .source = -1,
 	};
 	int built = apply_ops(&builder, template->root_ops, template->root_op_count, failure);
 	drop_fd(&builder.quota);
@@ -161,6 +162,7 @@ void template_forget(struct launcher *launcher, uint32_t id)
 	}
 	template->forgotten = true;
 	template->spares = 0;
+	warm_stop(launcher, template);
 	for (struct cell *cell = launcher->cells, *next; cell; cell = next) {
 		next = cell->next;
 		if (cell->template == template && !cell->id)

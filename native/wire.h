@@ -30,6 +30,9 @@ enum down_type {
 	DOWN_KILL = 7,     /* id: execution, flags: enum kill_reason */
 	DOWN_FREEZE = 8,   /* id: sandbox */
 	DOWN_THAW = 9,     /* id: sandbox */
+	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
+	                    * goes. Done when everything is imported */
+	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
 	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
 	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
 };
@@ -38,6 +41,7 @@ enum down_type {
 enum {
 	EXEC_TELL_START = 1, /* an UP_STARTED is wanted */
 	EXEC_TERMINAL = 2,   /* its stdin is a terminal, which becomes the controlling one */
+	EXEC_WARM = 4,       /* an interpreter that is there already may run it */
 };
 
 struct down {
@@ -54,11 +58,11 @@ enum up_type {
 	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source, control channel.
 	                   * DOWN_CONNECT: fd: control channel */
 	UP_FAILED = 3,    /* it failed at `stage` with `error`; nothing of it is left */
-	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone */
+	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone; index: 1: run by a warm interpreter */
 	UP_STARTED = 6,   /* id: execution, whose program runs; fd: pidfd of the process that the launcher waits for: the program,
 	                   * or without cgroups the process that waits for its pid namespace */
 	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead. Its files are kept until
-	                   * DOWN_DESTROY, or for DOWN_RESTART */
+	                   * DOWN_DESTROY, or for DOWN_RESTART. of DOWN_WARM: id: template, whose interpreter died */
 };
 
 /* Why the launcher killed an execution. The first reason is kept. Same values: nsbox/_verdict.py KillReason. */
@@ -98,6 +102,7 @@ enum stage {
 	STAGE_FREEZE = 20,
 	STAGE_DIED = 21,         /* a process of nsbox's own died during set-up */
 	STAGE_CONNECT = 22,      /* a new control channel for PID 1 */
+	STAGE_WARM = 30,         /* the warm interpreter */
 };
 
 struct up {
@@ -127,7 +132,7 @@ struct up {
 enum op_kind {
 	OP_DIR = 1,           /* path; a: mode */
 	OP_SYMLINK = 2,       /* path -> arg */
-	OP_FILE = 3,          /* path with content arg; a: mode */
+	OP_FILE = 3,          /* path with content arg; a: mode; FLAG_WRITABLE: instead of what is there */
 	OP_BIND = 4,          /* host path arg at path; flags: enum op_flag; a: st_dev, b: st_ino of what it must be */
 	OP_PROC = 6,          /* path */
 	OP_DEVPTS = 7,        /* path; a: most terminals, b: group inside */
@@ -138,6 +143,8 @@ enum op_kind {
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */
+	OP_OVERLAY = 16,      /* path: writable from here on, owned by root inside; arg: directory of the quota for it */
+	OP_COPY = 17,         /* host path arg copied to path, what everybody may read of it; a: st_dev, b: st_ino */
 };
 
 enum op_flag {

@@ -5,6 +5,7 @@ _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
+_files                the file API's work on a sandbox's root
 _plan                 decisions: from configuration to what the launcher is told
 _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
 _events, _records     what happens to a sandbox, and what it tells about its files, ports and resources
@@ -15,7 +16,7 @@ _cli                  the command `nsbox`
 """
 
 from nsbox._blocking import Sandbox, execute
-from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
 from nsbox._config import (
     CpuAllocation,
     DiskAllocation,
@@ -83,7 +84,7 @@ from nsbox._events import (
     Suspended,
     Terminated,
 )
-from nsbox._handles import EventStream, ExecutionStream, Process
+from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
@@ -97,6 +98,7 @@ __all__ = [
     "AsyncSandbox",
     "BlockingEventStream",
     "BlockingExecutionStream",
+    "BlockingFileWatch",
     "BlockingProcess",
     "CodeError",
     "ConfigError",
@@ -133,6 +135,7 @@ __all__ = [
     "FileInfo",
     "FileOperationError",
     "FileUploaded",
+    "FileWatch",
     "HeartbeatFailed",
     "InvalidStateError",
     "InvalidStateTransitionError",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
 from nsbox._config import ExecutionOptions, SandboxConfig, make_config, make_options, split_fields
 from nsbox._core import SandboxCore
 from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
 from nsbox._events import Event
+from nsbox._records import FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
 from nsbox._supervisor.portal import get_portal, shutdown
@@ -61,9 +63,9 @@ class Sandbox(SandboxProperties):
         """See `AsyncSandbox.start`."""
         self._portal.call(self._core.start)
 
-    def suspend(self, *, stop_executions: bool = False) -> None:
+    def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         """See `AsyncSandbox.suspend`."""
-        self._portal.call(self._core.suspend, stop_executions=stop_executions)
+        self._portal.call(self._core.suspend, stop_executions=stop_executions, reclaim_memory=reclaim_memory)
 
     def resume(self) -> None:
         """See `AsyncSandbox.resume`."""
@@ -133,6 +135,10 @@ class Sandbox(SandboxProperties):
         """See `AsyncSandbox.terminate_execution`."""
         self._portal.call(self._core.executions.terminate, execution_id)
 
+    def get_resource_usage(self) -> ResourceUsage:
+        """See `AsyncSandbox.get_resource_usage`."""
+        return self._portal.call(self._core.meter.usage)
+
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """See `AsyncSandbox.on`.
 
@@ -143,6 +149,34 @@ class Sandbox(SandboxProperties):
     def events(self) -> BlockingEventStream:
         """See `AsyncSandbox.events`."""
         return BlockingEventStream(self._portal, self._core.emitter.read())
+
+    def upload_file(
+        self, local_path: str | Path, remote_path: str, *, overwrite: bool = False, max_size_mb: int = 100
+    ) -> FileInfo:
+        """See `AsyncSandbox.upload_file`."""
+        return self._portal.call(
+            self._core.files.upload, local_path, remote_path, overwrite=overwrite, max_size_mb=max_size_mb
+        )
+
+    def download_file(self, remote_path: str, *, max_size_mb: int = 100) -> bytes:
+        """See `AsyncSandbox.download_file`."""
+        return self._portal.call(self._core.files.download, remote_path, max_size_mb=max_size_mb)
+
+    def write_file(self, remote_path: str, content: str | bytes, *, overwrite: bool = True) -> FileInfo:
+        """See `AsyncSandbox.write_file`."""
+        return self._portal.call(self._core.files.write, remote_path, content, overwrite=overwrite)
+
+    def list_files(self, directory: str = "/") -> list[FileInfo]:
+        """See `AsyncSandbox.list_files`."""
+        return self._portal.call(self._core.files.list, directory)
+
+    def delete_file(self, remote_path: str) -> None:
+        """See `AsyncSandbox.delete_file`."""
+        self._portal.call(self._core.files.delete, remote_path)
+
+    def watch_files(self, directory: str, *, recursive: bool = False) -> BlockingFileWatch:
+        """See `AsyncSandbox.watch_files`."""
+        return BlockingFileWatch(self._portal, self._core.files.watch(directory, recursive=recursive))
 
     def set_environment_variable(self, key: str, value: str) -> None:
         """See `AsyncSandbox.set_environment_variable`."""

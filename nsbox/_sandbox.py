@@ -7,6 +7,7 @@ thread, as those of `Sandbox` do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,8 @@ from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
 from nsbox._errors import ConfigError
 from nsbox._events import Event
-from nsbox._handles import EventStream, ExecutionStream, Process
+from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
+from nsbox._records import FileInfo, ResourceUsage
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._route import Route
 from nsbox._states import ACTIVE, SandboxStatus
@@ -166,20 +168,23 @@ class AsyncSandbox(SandboxProperties):
         """
         await self._route.call(self._core.start)
 
-    async def suspend(self, *, stop_executions: bool = False) -> None:
+    async def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         """Stop every process by the cgroup freezer (cgroup-v2.rst, cgroup.freeze); returns when the kernel says so.
 
         A suspended sandbox uses no CPU, and the clocks of its executions stand still.
 
         Args:
             stop_executions: True: cancel the running executions first. False: they go on after `resume`.
+            reclaim_memory: True: once it stands still, have the kernel take back what memory it can (memory.reclaim,
+                cgroup-v2.rst): the cache of files, and where there is swap what programs have allocated. How many bytes
+                that were is logged (logger "nsbox", INFO).
 
         Raises:
             InvalidStateError: It is not active.
-            UnsupportedHostError: There is no freezer here.
+            UnsupportedHostError: There is no freezer here, or no memory.reclaim that was asked for; nothing is changed.
             SetupError: The kernel refused.
         """
-        await self._route.call(self._core.suspend, stop_executions=stop_executions)
+        await self._route.call(self._core.suspend, stop_executions=stop_executions, reclaim_memory=reclaim_memory)
 
     async def resume(self) -> None:
         """Let every process go on; the state is the one of before `suspend`.
@@ -352,6 +357,19 @@ class AsyncSandbox(SandboxProperties):
         """
         await self._route.call(self._core.executions.terminate, execution_id)
 
+    async def get_resource_usage(self) -> ResourceUsage:
+        """What the sandbox uses now, against its limits; read now, also while it is suspended.
+
+        CPU and network are rates since the last call, or since the start; a call within 50 ms of the last one takes the
+        time since the one before. See docs/metrics.md for what each number counts.
+
+        Raises:
+            InvalidStateError: It is not started, or has ended.
+            NetworkError: Its PID 1 or the launcher has died.
+            SetupError: This process may have no more files open.
+        """
+        return await self._route.call(self._core.meter.usage)
+
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """Have a handler called with every event of a kind, from now on, in the order in which things happen.
 
@@ -376,6 +394,94 @@ class AsyncSandbox(SandboxProperties):
         Up to 1,024 wait for a slow reader, who then loses the oldest and is told how many by an `EventsLost`.
         """
         return EventStream(self._route, self._core.emitter.read())
+
+    async def upload_file(
+        self, local_path: str | Path, remote_path: str, *, overwrite: bool = False, max_size_mb: int = 100
+    ) -> FileInfo:
+        """Copy a file of this machine's into the sandbox: all of it, or nothing. It belongs to the sandbox's user.
+
+        Args:
+            local_path: A regular file. Where its owner may execute it, the sandbox's may as well.
+            remote_path: Its name in the sandbox; a relative one is below `working_directory`. Missing directories are
+                made. A link as the last part is refused.
+            overwrite: Whether a regular file of that name is replaced.
+            max_size_mb: The most that is read, in MiB.
+
+        Returns:
+            The file.
+
+        Raises:
+            FileOperationError: It cannot be read or written, exists (then also FileExistsError), is larger than
+                `max_size_mb` (EFBIG), or does not fit the quota (ENOSPC). Nothing was changed.
+            ConfigError: A path with NUL bytes.
+            InvalidStateError: The sandbox is neither active nor suspended, or ended meanwhile.
+
+        Cancellation: nothing was changed, or the file is there.
+        """
+        return await self._route.call(
+            self._core.files.upload, local_path, remote_path, overwrite=overwrite, max_size_mb=max_size_mb
+        )
+
+    async def download_file(self, remote_path: str, *, max_size_mb: int = 100) -> bytes:
+        """The content of a regular file. A link is followed, within the sandbox's root.
+
+        Args:
+            remote_path: As for `upload_file`.
+            max_size_mb: The most that is read, in MiB, whatever size the file says it has.
+
+        Raises:
+            FileOperationError: It is not there, no regular file (ENXIO, or IsADirectoryError), or larger (EFBIG).
+            ConfigError: As `upload_file`.
+            InvalidStateError: As `upload_file`.
+        """
+        return await self._route.call(self._core.files.download, remote_path, max_size_mb=max_size_mb)
+
+    async def write_file(self, remote_path: str, content: str | bytes, *, overwrite: bool = True) -> FileInfo:
+        """Make a file with this content, all at once. As `upload_file`, with the quota as its only limit.
+
+        Args:
+            remote_path: As for `upload_file`.
+            content: Text becomes UTF-8.
+            overwrite: As for `upload_file`.
+        """
+        return await self._route.call(self._core.files.write, remote_path, content, overwrite=overwrite)
+
+    async def list_files(self, directory: str = "/") -> list[FileInfo]:
+        """What is in a directory, sorted by name; a link is told as a link.
+
+        Bytes of a name that are no UTF-8 are escaped (PEP 383); as a path the same str finds the file again.
+
+        Raises:
+            FileOperationError: It is not there, or no directory (then also NotADirectoryError).
+            ConfigError: As `upload_file`.
+            InvalidStateError: As `upload_file`.
+        """
+        return await self._route.call(self._core.files.list, directory)
+
+    async def delete_file(self, remote_path: str) -> None:
+        """Remove a file, a link itself, or a directory with everything in it; never what something is mounted on.
+
+        Raises:
+            FileOperationError: It is not there, or cannot be removed; of a directory a part may be gone, and the error
+                says so.
+            ConfigError: As `upload_file`.
+            InvalidStateError: As `upload_file`.
+
+        Cancellation: of a directory a part may be gone.
+        """
+        await self._route.call(self._core.files.delete, remote_path)
+
+    def watch_files(self, directory: str, *, recursive: bool = False) -> FileWatch:
+        """What changes in a directory: created, modified (its content), deleted, moved within it.
+
+        Args:
+            directory: As `remote_path` of `upload_file`.
+            recursive: Whether what is in directories below is told as well, those that are made later included.
+
+        Returns:
+            The watch, which is not closed before it ends unless by `async with` or `aclose`.
+        """
+        return FileWatch(self._route, self._core.files.watch(directory, recursive=recursive))
 
     async def set_environment_variable(self, key: str, value: str) -> None:
         """Set a variable for the next executions.

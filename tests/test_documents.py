@@ -25,7 +25,7 @@ from nsbox._host import KNOWN_CAPABILITIES, HostFacts, capability_checks, probe_
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-EXPECTED = ("architecture.md", "cli.md", "hosts.md", "limits.md", "security.md")
+EXPECTED = ("architecture.md", "cli.md", "files.md", "hosts.md", "limits.md", "metrics.md", "security.md")
 SECONDS = 60
 """How long one example may take; the longest takes a few."""
 

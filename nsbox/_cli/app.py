@@ -96,6 +96,7 @@ def run_command(
     security: options.Security = None,
     workdir: options.Workdir = None,
     user: options.User = None,
+    writable_root: options.WritableRoot = False,
     require: options.Require = None,
     language: options.Language = None,
     as_json: options.Json = False,
@@ -110,7 +111,7 @@ def run_command(
     request = Request(
         timeout=timeout, cpu_timeout=cpu_timeout, memory_mb=memory_mb, disk_mb=disk_mb, processes=processes, cpus=cpus,
         output_mb=output_mb, env=env or (), mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir,
-        user=user, require=require or (), language=language,
+        user=user, writable_root=writable_root, require=require or (), language=language,
     )  # fmt: skip
 
     def command() -> int:

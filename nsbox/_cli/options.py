@@ -56,6 +56,10 @@ Workdir = Annotated[str | None, typer.Option(metavar="PATH", help=_default("Wher
 User = Annotated[
     str | None, typer.Option(metavar="NAME|UID", help="Who it is, inside (default: a user without privileges).")
 ]
+WritableRoot = Annotated[
+    bool,
+    typer.Option("--writable-root", help="Let root inside (--user root) change /usr, /etc, /var and /opt, for itself."),
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Fail unless the host has this capability (nsbox doctor has them); repeat."),

@@ -52,6 +52,7 @@ class Request:
     security: str | None = None
     workdir: str | None = None
     user: str | None = None
+    writable_root: bool = False
     require: Sequence[str] = ()
     language: str | None = None
 
@@ -93,6 +94,7 @@ def sandbox_config(request: Request) -> SandboxConfig:
         rootfs="host" if request.rootfs in (None, "host") else Path(str(request.rootfs)).absolute(),
         security=_security(request.security),
         working_directory="/workspace" if request.workdir is None else request.workdir,
+        writable_root=request.writable_root,
         require=tuple(request.require),
     )
     short = {name: getattr(request, name) for name in ("timeout", "memory_mb", "disk_mb", "processes", "cpus")}

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import trio
 
-from nsbox._cgroups import isolation_report
-from nsbox._config import SandboxConfig
+from nsbox._cgroups import CgroupTree, isolation_report
+from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
+from nsbox._core.files import Files
+from nsbox._core.guard import MemoryGuard
 from nsbox._core.heartbeat import Heartbeat
+from nsbox._core.metering import Meter
 from nsbox._core.part import Part
 from nsbox._core.recovery import Recovery
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
-from nsbox._events import Created, Resumed, Started, StateChanged, Suspended, Terminated
+from nsbox._events import Created, ResourceExceeded, Resumed, Started, StateChanged, Suspended, Terminated
 from nsbox._host import separation_of_executions
+from nsbox._metrics.reclaim import reclaim, reclaim_directory
 from nsbox._plan import hostfiles, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
+from nsbox._supervisor.inside import read_inside
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
+from nsbox._warm.plan import InterpreterPlan, can_be_warm, check_preload, may_run_warm, plan_interpreter
+
+log = logging.getLogger("nsbox")
 
 _S = SandboxStatus
 
@@ -66,6 +77,7 @@ class SandboxCore:
 
     def __init__(self, config: SandboxConfig) -> None:
         refuse_unavailable(config)
+        check_preload(config)
         self.runtime = find_runtime(config.runtime)
         self.id = f"sbx-{secrets.token_hex(6)}"
         self.config = config
@@ -78,7 +90,10 @@ class SandboxCore:
         self.recovery = Recovery(self)
         self.last_error: BaseException | None = None
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
-        self._parts: tuple[Part, ...] = (self.heartbeat,)
+        self.files = Files(self)
+        self.meter = Meter(self)
+        guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
+        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time
@@ -98,7 +113,7 @@ class SandboxCore:
             created_at=totals.created_at,
             last_active_at=totals.last_active_at,
             total_executions=totals.executions,
-            total_cpu_time=totals.cpu_seconds,
+            total_cpu_time=max(totals.cpu_seconds, self.meter.cpu_seconds),
             total_memory_used=totals.peak_memory_bytes,
             total_disk_used=0 if self._cell is None else self._cell.disk_used_bytes(),
             tags=self.config.tags,
@@ -118,7 +133,7 @@ class SandboxCore:
             "ids": self._supervisor.ids.description,
             "filter": f"{self._cell.plan.policy.name}, {self._cell.plan.policy.instructions} instructions",
             "executions": separation_of_executions(),
-            "interpreter": "cold",
+            "interpreter": self._supervisor.interpreters.state(self._cell.kind),
             **isolation_report(self._supervisor.tree),
         }
 
@@ -133,11 +148,28 @@ class SandboxCore:
         return self._supervisor, self._cell
 
     def find_passwd(self) -> str:
-        """The text of its /etc/passwd."""
+        """The text of its /etc/passwd; hostile where it can be changed inside."""
+        if self.config.writable_root:  # users may have been added since
+            text = read_inside(self.living()[1].root, "/etc/passwd", users.MOST_BYTES)
+            return text.decode("utf-8", "surrogateescape")
         if self._passwd is None:
             root = self.config.rootfs
             self._passwd = users.HOST_PASSWD if root == "host" else hostfiles.read_text_beneath(str(root), "etc/passwd")
         return self._passwd
+
+    def wants_warm(self, options: ExecutionOptions, text: bytes, runtime: Runtime) -> bool:
+        """Whether a program may be run by a warm interpreter; where there is none yet, it is seen to."""
+        if runtime is not self.runtime or runtime.name != "python" or not can_be_warm(self.config):
+            return False
+        if not may_run_warm(text, {**self.environment.variables, **options.environment}):
+            return False
+        supervisor, cell = self.living()
+        supervisor.interpreters.wanted(cell.kind, self._interpreter)
+        return True
+
+    @functools.cached_property
+    def _interpreter(self) -> InterpreterPlan:
+        return plan_interpreter(self.config, self.runtime.environment)
 
     def _note_change(self, old: SandboxStatus, new: SandboxStatus) -> None:
         self.totals.last_active_at = datetime.now(UTC)
@@ -168,26 +200,50 @@ class SandboxCore:
             self.machine.to(_S.RUNNING)
             self.emitter.emit(Started)
 
-    async def suspend(self, *, stop_executions: bool = False) -> None:
+    async def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         async with self.changing:
             self.machine.require(*ACTIVE, action="suspend")
             supervisor, cell = self.living()
             if not supervisor.tree.hierarchies:
-                lack = supervisor.tree.reasons.get("cgroup_freeze")
-                raise UnsupportedHostError(
-                    "suspend needs the cgroup freezer",
-                    missing=("cgroup_freeze",),
-                    remedies=(lack.remedy,) if lack is not None else (),
-                )
+                raise _lacks(supervisor.tree, "cgroup_freeze", "suspend needs the cgroup freezer")
+            directory = reclaim_directory(supervisor.tree, cell.number)
+            if reclaim_memory and directory is None:
+                raise _lacks(supervisor.tree, "memory_reclaim", "this host cannot reclaim the memory of a sandbox")
             if stop_executions:
                 await self.executions.stop_all()
-            before = self.status
-            await cell.freeze()
-            self._before_suspension = before
-            self.machine.to(_S.SUSPENDED)
-            for part in self._parts:
-                part.suspended()
-            self.emitter.emit(Suspended)
+            await self._freeze(cell)
+            if reclaim_memory and directory is not None:
+                await self._reclaim(directory)
+
+    async def suspend_at_limit(self, usage_mb: float) -> None:
+        """Suspend it for want of memory, and say so; what is no longer active is left as it is.
+
+        Args:
+            usage_mb: MiB that are used.
+        """
+        async with self.changing:
+            if self.status in ACTIVE:
+                limit = float(self.config.resources.memory.limit_mb)
+                self.emitter.emit(ResourceExceeded, resource="memory", usage=usage_mb, limit=limit)
+                await self._freeze(self.living()[1])
+
+    async def _freeze(self, cell: Cell) -> None:
+        before = self.status
+        await cell.freeze()
+        self._before_suspension = before
+        self.machine.to(_S.SUSPENDED)
+        for part in self._parts:
+            part.suspended()
+        self.emitter.emit(Suspended)
+
+    async def _reclaim(self, directory: Path) -> None:
+        """It is suspended already, and stays so whatever comes of this."""
+        try:
+            given_back = await trio.to_thread.run_sync(reclaim, directory)
+        except OSError as exc:
+            log.warning("%s: its memory could not be reclaimed: %s", self.id, exc)
+        else:
+            log.info("%s: suspended, and %d bytes of memory given back", self.id, given_back)
 
     async def resume(self) -> None:
         async with self.changing:
@@ -255,6 +311,12 @@ class SandboxCore:
         self._cell = cell
         if cell.lost is not None:
             raise cell.lost
+        if self.config.preload:
+            try:
+                await self._supervisor.interpreters.start(cell.kind, self._interpreter)
+            except BaseException:
+                await self._unmake_cell()
+                raise
         self.emitter.emit(Created)
         self._open_parts()
 
@@ -303,3 +365,12 @@ class SandboxCore:
             self.machine.to(_S.ERROR)
             if self._supervisor is not None and not self._supervisor.stopping:
                 self.recovery.begin(error)
+
+
+def _lacks(tree: CgroupTree, capability: str, message: str) -> UnsupportedHostError:
+    lack = tree.reasons.get(capability)
+    return UnsupportedHostError(
+        message if lack is None else f"{message}: {lack.why}",
+        missing=(capability,),
+        remedies=(lack.remedy,) if lack is not None else (),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shlex
 from collections import OrderedDict
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from nsbox._config import ExecutionOptions, Runtime, effective_limits
-from nsbox._core.aftermath import announce
+from nsbox._core.aftermath import announce, is_quota_full
 from nsbox._core.output import OutputQueue, OutputSink
 from nsbox._core.sources import program_source
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
-from nsbox._plan import disk_backed, plan_execution
+from nsbox._plan import disk_slack_bytes, plan_execution
 from nsbox._results import Execution, ExecutionResult, Verdict
 from nsbox._runtimes import fill_in, find_runtime
 from nsbox._states import ACTIVE, SandboxStatus
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 _S = SandboxStatus
 _MIB = 1 << 20
-_IMAGE_SLACK = 512 * 1024
-"""ext4 refuses a write of 1 MiB with some 270 KiB left, and writes no part of it (seen); tmpfs fills to the end."""
 _FAILED_KEPT = 8
 COMMAND = "command"
 """The language of what `run`, `shell` and `spawn` run."""
@@ -87,14 +86,14 @@ class Executions:
         _, cell = self._core.living()
         running = self._new(code, runtime.name, options)
         with program_source(cell.source, running.execution.id, runtime.file_name, text) as source:
-            return await self._perform(running, runtime.run, runtime, source, queue)
+            return await self._perform(running, runtime.run, runtime, source, queue, text)
 
     async def run(
         self, argv: Sequence[str], options: ExecutionOptions, queue: OutputQueue | None = None
     ) -> ExecutionResult:
         """Run a command."""
         self.require_room()
-        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue)
+        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue, b"")
 
     async def again(self, id: str) -> ExecutionResult:
         """Run one of the last that failed once more, as it was asked for.
@@ -161,9 +160,17 @@ class Executions:
         )  # fmt: skip
 
     async def _perform(
-        self, running: Running, argv: Sequence[str], runtime: Runtime | None, source: str, queue: OutputQueue | None
+        self,
+        running: Running,
+        argv: Sequence[str],
+        runtime: Runtime | None,
+        source: str,
+        queue: OutputQueue | None,
+        text: bytes,
     ) -> ExecutionResult:
         order = self.order(running, argv, runtime, source)
+        if runtime is not None and self._core.wants_warm(running.options, text, runtime):
+            order = dataclasses.replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:
@@ -200,6 +207,9 @@ class Executions:
         try:
             outcome = await carry_out(cell)
             took = outcome.observation.wall_seconds + outcome.suspended_seconds
+            if not order.enforce_memory:
+                peak = outcome.observation.memory_peak_bytes
+                self._core.meter.observed(peak, order.memory_bytes, running.asked_at)
             result = _result(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
             return result
         except BaseException as exc:
@@ -221,12 +231,14 @@ class Executions:
         if core.status is not _S.BUSY:
             core.machine.to(_S.BUSY)
         core.emitter.emit(ExecutionStarted, execution=running.execution)
+        core.meter.begun(running.execution.id)
 
     def _end(self, running: Running, result: ExecutionResult | None, error: BaseException | None) -> None:
         core = self._core
         del self.running[running.execution.id]
         core.totals.add(result)
-        announce(core.emitter, running.execution, result, error)
+        announce(core.emitter, running.execution, result, error, core.meter.told_since(running.asked_at))
+        core.meter.ended(running.execution.id, disk_full=result is not None and is_quota_full(result))
         if not self.running:
             self._idle.set()
             if core.status is _S.BUSY:
@@ -244,7 +256,7 @@ class Executions:
         plan = plan_execution(
             config, supervisor.tree, supervisor.ids, limits, options,
             argv if runtime is None else [fill(part) for part in argv],
-            passwd=self._core.find_passwd(),
+            passwd="" if options.user is None else self._core.find_passwd(),
             runtime_environment={name: fill(value) for name, value in runtime.environment.items()} if runtime else {},
             allowed_cpus=supervisor.allowed_cpus,
         )  # fmt: skip
@@ -260,7 +272,7 @@ class Executions:
             cpu_seconds=limits.cpu_seconds,
             process_limit=resources.processes.max_processes,
             disk_bytes=resources.disk.quota_mb * _MIB,
-            disk_slack_bytes=_IMAGE_SLACK if disk_backed(config) else 0,
+            disk_slack_bytes=disk_slack_bytes(config),
             file_size_bytes=resources.processes.max_file_size_mb * _MIB,
             cgroup_mode=supervisor.tree.mode,
             enforce_memory=config.enforcement.enforce_memory_limits,

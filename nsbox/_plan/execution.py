@@ -13,6 +13,7 @@ from nsbox._config import ExecutionOptions, Limits, SandboxConfig
 from nsbox._errors import UnsupportedHostError
 from nsbox._plan.identity import IdMap
 from nsbox._plan.users import DEFAULT_USER, find_user
+from nsbox._plan.writable import ROOT_MASK
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MIB = 1 << 20
@@ -30,6 +31,7 @@ class ExecutionPlan:
         uid: Inside.
         gid: Inside.
         rlimits: Resource, soft and hard limit.
+        capabilities: One bit each: of root in a sandbox with a writable root, else none.
         directory: Where it starts.
         search: Where programs without a slash are looked for, in order.
         argv: The program and its arguments.
@@ -43,6 +45,7 @@ class ExecutionPlan:
     uid: int
     gid: int
     rlimits: tuple[tuple[int, int, int], ...]
+    capabilities: int
     directory: str
     search: str
     argv: tuple[bytes, ...]
@@ -96,6 +99,7 @@ def plan_execution(
         uid=user.uid,
         gid=user.gid,
         rlimits=_rlimits(config, tree, limits),
+        capabilities=ROOT_MASK if config.writable_root and user.uid == 0 else 0,
         directory=limits.working_directory,
         search=environment["PATH"],
         argv=tuple(os.fsencode(argument) for argument in (*argv, *options.arguments)),
@@ -124,7 +128,7 @@ def _cpu_rate(config: SandboxConfig, tree: CgroupTree, allowed_cpus: int) -> int
 
 def _own_writes(config: SandboxConfig, tree: CgroupTree, limits: Limits) -> tuple[Write, ...]:
     """Those of the template are in force already: what remains is a tighter memory limit."""
-    if limits.memory_bytes is None:
+    if limits.memory_bytes is None or not config.enforcement.enforce_memory_limits:
         return ()
     common = set(execution_writes(tree, config.resources, memory_bytes=None))
     writes = execution_writes(tree, config.resources, memory_bytes=limits.memory_bytes)

@@ -26,10 +26,12 @@ REQUIRED_CALLS = ("sendmsg", "write", "close", "execve", "exit", "exit_group", "
 # What it does between waiting for a program and starting it, with the first two arguments where they matter: a filter
 # that allows all of it can be loaded before the wait, and then costs no execution anything (81 us, measured).
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAPBSET_DROP, _PR_SET_DUMPABLE = 24, 4
 STARTING_CALLS: tuple[tuple[str, tuple[int, int]], ...] = (
     ("recvmsg", (0, 0)), ("mmap", (0, 0)), ("dup2", (0, 0)), ("prlimit64", (0, 0)), ("setrlimit", (0, 0)),
     ("umask", (0, 0)), ("setgroups", (0, 0)), ("setresgid", (0, 0)), ("setresuid", (0, 0)),
-    ("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)), ("capset", (0, 0)), ("chdir", (0, 0)),
+    ("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)), ("prctl", (_PR_CAPBSET_DROP, 0)),
+    ("prctl", (_PR_SET_DUMPABLE, 0)), ("capset", (0, 0)), ("chdir", (0, 0)),
     ("close_range", (3, 0)), ("rt_sigprocmask", (0, 0)),
 )  # fmt: skip
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from nsbox._errors import NetworkError, SetupError
-from nsbox._plan import ExecutionPlan, TemplatePlan
+from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control
+from nsbox._supervisor.sampling import Sampler
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
@@ -31,6 +32,7 @@ class Cell:
         id: The launcher's name for it.
         plan: What it was made from.
         control: To PID 1; the same object for as long as the cell lives.
+        kind: The launcher's name for that.
         pidfd: Of PID 1.
         root: Its root directory (O_PATH): names below it are its own.
         quota: The root of the file system that everything writable is in.
@@ -42,12 +44,17 @@ class Cell:
         gone: Set with `lost`.
         doomed: Why nsbox itself has ended PID 1, where it has.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
+        samplers: Of the running executions, where they have to be sampled.
+        ended_cpu_seconds: CPU time of the executions that have ended.
+        read_bytes: From storage, by the executions that have ended.
+        written_bytes: To storage, the same.
     """
 
     channel: Channel
     id: int
     plan: TemplatePlan
     control: Control
+    kind: int = 0
     pidfd: int = -1
     root: int = -1
     quota: int = -1
@@ -59,6 +66,15 @@ class Cell:
     on_begin: Callable[[], object] | None = None
     gone: trio.Event = field(default_factory=trio.Event)
     doomed: NetworkError | None = None
+    samplers: list[Sampler] = field(default_factory=list)
+    ended_cpu_seconds: float = 0.0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its executions, where no cgroup counts it."""
+        return self.ended_cpu_seconds + sum(sampler.cpu_seen for sampler in self.samplers)
 
     def take(self, record: wire.Record, fds: list[int]) -> None:
         """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
@@ -68,6 +84,7 @@ class Cell:
         """
         self.close_descriptors()
         self.number = record.index
+        self.ended_cpu_seconds, self.read_bytes, self.written_bytes = 0.0, 0, 0
         if len(fds) != _DESCRIPTORS:
             for fd in fds:
                 os.close(fd)
@@ -202,10 +219,14 @@ class Cell:
             raise self.failure(record, subject)
         return record, fds
 
-    def failure(self, record: wire.Record, subject: str) -> SetupError | NetworkError:
+    def failure(self, record: wire.Record, subject: str) -> SandboxError:
         """A failed step as the exception that names it."""
         if record.stage is wire.Stage.DIED and self.lost is not None:
             return self.lost
+        if record.stage is wire.Stage.MOUNT and 0 <= record.index < len(self.plan.cell_operations):
+            unsupported = overlay_error(self.plan.cell_operations[record.index], record.error)
+            if unsupported is not None:
+                return unsupported
         return setup_error(record, describe(self.plan, record) or subject)
 
 

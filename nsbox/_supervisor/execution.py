@@ -49,6 +49,7 @@ class Order:
         cgroup_mode: As `CgroupTree.mode`.
         enforce_memory: Whether an excess of memory ends it.
         group: The supervisor's base directory in cgroup v2, or None.
+        warm: Whether a warm interpreter may run it.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
     """
 
@@ -67,6 +68,7 @@ class Order:
     enforce_memory: bool
     group: Path | None
     sampled: bool
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ async def _carry_out(
         memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
         group=order.group, kill=killer.kill,
     )  # fmt: skip
-    flags = wire.EXEC_TERMINAL if terminal else 0
+    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_WARM if order.warm else 0)
     start = _Start(on_start)
     try:
         if order.sampled or on_start is not None:
@@ -165,6 +167,7 @@ async def _carry_out(
         close_stdio()
         if order.sampled:
             beside.append(partial(start.sample, sampler))
+            cell.samplers.append(sampler)
         try:
             if not at_once and not order.sampled:
                 with trio.move_on_after(_SHORT_SECONDS):
@@ -178,6 +181,8 @@ async def _carry_out(
         record, _ = answer.take()
     finally:
         start.close()
+        if sampler in cell.samplers:
+            cell.samplers.remove(sampler)
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:
@@ -188,8 +193,12 @@ async def _carry_out(
 def _outcome(
     cell: Cell, order: Order, record: wire.Record, sampler: Sampler, dropped: int, stdout: bytes, stderr: bytes
 ) -> Outcome:
+    seen = _observe(cell, order, record, dropped, sampler)
+    cell.ended_cpu_seconds += seen.cpu_seconds
+    cell.read_bytes += seen.read_bytes
+    cell.written_bytes += seen.written_bytes
     return Outcome(
-        observation=_observe(cell, order, record, dropped, sampler),
+        observation=seen,
         stdout=stdout,
         stderr=stderr,
         suspended_seconds=record.suspended_ns / 1e9,
@@ -375,7 +384,7 @@ def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sample
         read_bytes=record.read_bytes,
         written_bytes=record.written_bytes,
         max_rss_bytes=record.max_rss_bytes,
-        memory_limit_bytes=order.memory_bytes,
+        memory_limit_bytes=order.memory_bytes if order.enforce_memory else 0,
         cgroup_mode="none" if order.sampled else order.cgroup_mode,
         wall_limit_seconds=order.plan.wall_ns / 1e9,
         cpu_limit_seconds=order.cpu_seconds,

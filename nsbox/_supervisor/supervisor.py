@@ -21,6 +21,7 @@ from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control, ControlWatcher
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
+from nsbox._supervisor.warmth import Interpreters
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
 _END_SECONDS = 5.0
@@ -92,12 +93,18 @@ class Supervisor:
         self._ended = trio.Event()
         self._facts: HostFacts | None = None
         self._controls = ControlWatcher()
-        self.channel = Channel(launcher.socket, self._lose)
+        self.channel = Channel(launcher.socket, self._lose, self._cool)
+        self.interpreters = Interpreters(self.channel)
         self.stopping = False
         """Whether it ends because it is to, by `stop` or with the trio run, and not because the launcher died."""
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+
+    @property
+    def launcher_pidfd(self) -> int:
+        """Of the launcher, in whose user namespace every id of a sandbox is somebody."""
+        return self._launcher.pidfd
 
     async def require(self, capabilities: Sequence[str]) -> None:
         """Check that this host has what a configuration insists on.
@@ -152,6 +159,9 @@ class Supervisor:
             await trio.to_thread.run_sync(self.tree.remove)
         self._ended.set()
 
+    def _cool(self, kind: int) -> None:
+        self.interpreters.forget(kind)
+
     def _lose(self, id: int) -> None:
         cell = self._cells.get(id)
         if cell is not None and cell.lost is None:
@@ -173,14 +183,15 @@ class Supervisor:
                 return await self._create(kind, plan)
         return await self._create(*await self._shared_kind(config))
 
-    def _new_cell(self, plan: TemplatePlan) -> Cell:
-        return Cell(channel=self.channel, id=self.next_number(), plan=plan, control=Control(self._controls))
+    def _new_cell(self, kind: int, plan: TemplatePlan) -> Cell:
+        control = Control(self._controls)
+        return Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind, control=control)
 
     async def _create(self, kind: int, plan: TemplatePlan) -> Cell:
         ahead = self._take_ahead(kind)
         if ahead is not None:
             return ahead
-        cell = self._new_cell(plan)
+        cell = self._new_cell(kind, plan)
         self._cells[cell.id] = cell
         try:
             record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
@@ -212,7 +223,7 @@ class Supervisor:
     def _make_ahead(self, kind: int, plan: TemplatePlan) -> None:
         if kind in self._ahead or kind not in self._kept:
             return
-        cell = self._new_cell(plan)
+        cell = self._new_cell(kind, plan)
         self._ahead[kind] = cell
         self._cells[cell.id] = cell
 
@@ -275,6 +286,7 @@ class Supervisor:
                 while len(self._kinds) > _KINDS_KEPT:
                     _, (oldest, _) = self._kinds.popitem(last=False)
                     self._kept.discard(oldest)
+                    self.interpreters.forget(oldest)
                     if (unused := self._ahead.pop(oldest, None)) and unused.pidfd >= 0:
                         await self.destroy(unused)
                     await self.channel.send(wire.Down.FORGET, oldest)
@@ -317,5 +329,6 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits,
+        config.enforcement.enforce_memory_limits, config.writable_root, config.warm, config.preload,
+        config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

@@ -15,6 +15,7 @@ VERSION: Final = 1
 INLINE_PAYLOAD: Final = 96 * 1024
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
+EXEC_WARM: Final = 4
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
 UNKNOWN: Final = 2**64 - 1  # a counter that this host does not have
 
@@ -33,6 +34,8 @@ class Down(IntEnum):
     THAW = 9
     RESTART = 10
     CONNECT = 11
+    WARM = 20
+    COOL = 21
 
 
 class Up(IntEnum):
@@ -72,6 +75,7 @@ class Stage(IntEnum):
     FREEZE = 20
     DIED = 21
     CONNECT = 22
+    WARM = 30
 
     @property
     def label(self) -> str:
@@ -201,6 +205,7 @@ def encode_template(plan: TemplatePlan) -> bytes:
     payload.u32(plan.spares)
     payload.u32(plan.policy.notifies)
     payload.u32(plan.policy.loads_early)
+    payload.u64(plan.capabilities)
     payload.text(plan.hostname)
     payload.raw(plan.policy.bpf)
     payload.writes(plan.sandbox_writes)
@@ -228,6 +233,7 @@ def encode_execution(plan: ExecutionPlan) -> bytes:
         payload.u32(number)
         payload.u64(soft)
         payload.u64(hard)
+    payload.u64(plan.capabilities)
     payload.text(plan.directory)
     payload.text(plan.search)
     payload.texts(plan.argv)

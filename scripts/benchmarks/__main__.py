@@ -13,6 +13,7 @@ from nsbox import AsyncSandbox
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
+from scripts.benchmarks.metrics import metrics
 from scripts.benchmarks.peers import missing_peer
 from scripts.benchmarks.scale import scale
 from scripts.benchmarks.stream import stream
@@ -26,6 +27,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "deadline": deadline,
     "stream": stream,
     "scale": scale,
+    "metrics": metrics,
 }
 
 

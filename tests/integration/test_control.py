@@ -51,9 +51,14 @@ def cell_of(sandbox: AsyncSandbox | nsbox.Sandbox) -> Cell:
 
 
 def seen_by(sandbox: AsyncSandbox | nsbox.Sandbox) -> list[nsbox.Event]:
-    """Every event from now on; to be read in the supervisor's run, or when it is quiet."""
+    """Every event from now on but metrics; to be read in the supervisor's run, or when it is quiet."""
     seen: list[nsbox.Event] = []
-    sandbox._core.emitter.subscribe(nsbox.Event, seen.append)
+
+    def add(event: nsbox.Event) -> None:
+        if not isinstance(event, nsbox.MetricsUpdated):
+            seen.append(event)
+
+    sandbox._core.emitter.subscribe(nsbox.Event, add)
     return seen
 
 
