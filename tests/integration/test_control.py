@@ -188,6 +188,20 @@ def test_a_channel_that_breaks_is_replaced_while_programs_go_on(bell: Bell) -> N
     trio.run(main)
 
 
+def test_a_channel_that_is_replaced_is_not_taken_for_a_broken_one() -> None:
+    """PID 1 closes the old one, at times before the supervisor has the new one: 300 times nothing is alarmed."""
+
+    async def main() -> None:
+        async with AsyncSandbox() as sandbox:
+            seen = seen_by(sandbox)
+            for _ in range(300):
+                await cell_of(sandbox).connect()
+                await cell_of(sandbox).control.ping(SECONDS)
+            assert seen == []
+
+    trio.run(main)
+
+
 @pytest.mark.needs_cgroups
 def test_a_channel_that_breaks_while_suspended_is_mended_at_resume() -> None:
     """PID 1 cannot take one while it is frozen; nothing is pinged, and nothing fails meanwhile."""
