@@ -36,6 +36,8 @@ void flush_outgoing(struct launcher *launcher)
 
 void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
 {
+	if (launcher->quiet)
+		cells_tell_quiet(launcher);
 	if (!launcher->outgoing_first && sent(launcher, record, fds, fd_count))
 		return;
 	struct outgoing *later = calloc(1, sizeof *later);
@@ -89,7 +91,7 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 		template_forget(launcher, down->id);
 		return;
 	case DOWN_CREATE:
-		cell_create(launcher, down->id, down->parent);
+		cell_create(launcher, down->id, down->parent, down->flags & CREATE_AHEAD);
 		return;
 	case DOWN_DESTROY:
 		cell_destroy(launcher, down->id);
@@ -109,9 +111,6 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 	case DOWN_RESTART:
 		cell_restart(launcher, down->id);
 		return;
-	case DOWN_CONNECT:
-		cell_connect(launcher, down->id);
-		return;
 	case DOWN_WARM:
 		warm_start(launcher, down->id, payload, fds, fd_count);
 		return;
@@ -121,6 +120,9 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 			warm_stop(launcher, template);
 		return;
 	}
+	case DOWN_CONNECT:
+		cell_connect(launcher, down->id);
+		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

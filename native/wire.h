@@ -15,27 +15,31 @@
 enum {
 	WIRE_VERSION = 1,
 	INLINE_PAYLOAD = 96 * 1024,
-	MAX_FDS = 40, /* two for each hierarchy, and one */
+	MAX_FDS = 40, /* two for each hierarchy, and two */
 	MAX_HIERARCHIES = 16,
 	MAX_COUNTERS = 16,
 };
 
 enum down_type {
-	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy, [uid ranges] */
+	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy,
+	                    * [directory of the socket for `nsbox ps`], [uid ranges] */
 	DOWN_TEMPLATE = 2, /* id: template; prepares a root tree; fds: block devices named by OP_QUOTA_DEVICE */
 	DOWN_FORGET = 3,   /* id: template; no sandbox may use it any more */
-	DOWN_CREATE = 4,   /* id: sandbox, parent: template */
+	DOWN_CREATE = 4,   /* id: sandbox, parent: template; flags: whether nobody waits, see CREATE_AHEAD */
 	DOWN_DESTROY = 5,  /* id: sandbox */
 	DOWN_EXEC = 6,     /* id: execution, parent: sandbox; fds: stdin, stdout, stderr */
 	DOWN_KILL = 7,     /* id: execution, flags: enum kill_reason */
 	DOWN_FREEZE = 8,   /* id: sandbox */
 	DOWN_THAW = 9,     /* id: sandbox */
+	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
+	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
 	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
 	                    * goes. Done when everything is imported */
 	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
-	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
-	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
 };
+
+/* Flags of DOWN_CREATE. */
+enum { CREATE_AHEAD = 1 }; /* while an execution runs, the answer comes with the next record: one wake for both */
 
 /* Flags of DOWN_EXEC. */
 enum {

@@ -4,6 +4,7 @@ _sandbox, _blocking   AsyncSandbox, Sandbox, execute
 _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
+_ports                connections from outside to servers in sandboxes
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
 _files                the file API's work on a sandbox's root
 _plan                 decisions: from configuration to what the launcher is told

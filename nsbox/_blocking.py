@@ -14,7 +14,7 @@ from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
 from nsbox._events import Event
-from nsbox._records import FileInfo, ResourceUsage
+from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
 from nsbox._supervisor.portal import get_portal, shutdown
@@ -193,6 +193,22 @@ class Sandbox(SandboxProperties):
     def delete_environment_variable(self, key: str) -> None:
         """See `AsyncSandbox.delete_environment_variable`."""
         self._portal.call(self._core.environment.delete, key)
+
+    def expose_port(
+        self, port: int, *, protocol: str = "http", public: bool = False, custom_domain: str | None = None
+    ) -> ExposedPort:
+        """See `AsyncSandbox.expose_port`."""
+        return self._portal.call(
+            self._core.ports.expose, port, protocol=protocol, public=public, custom_domain=custom_domain
+        )
+
+    def close_port(self, port: int) -> None:
+        """See `AsyncSandbox.close_port`."""
+        self._portal.call(self._core.ports.close, port)
+
+    def list_exposed_ports(self) -> list[ExposedPort]:
+        """See `AsyncSandbox.list_exposed_ports`."""
+        return self._portal.call(self._core.ports.list)
 
     def _report(self, kind: type[Event], **fields: Any) -> None:
         self._portal.run_soon(lambda: self._core.emitter.emit(kind, **fields))

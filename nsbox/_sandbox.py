@@ -20,7 +20,7 @@ from nsbox._core.streaming import Streaming
 from nsbox._errors import ConfigError
 from nsbox._events import Event
 from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
-from nsbox._records import FileInfo, ResourceUsage
+from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
 from nsbox._route import Route
 from nsbox._states import ACTIVE, SandboxStatus
@@ -216,8 +216,8 @@ class AsyncSandbox(SandboxProperties):
     async def terminate(self) -> None:
         """End it: every process is dead and everything removed on return. From any state; a second time, nothing.
 
-        Running executions are CANCELLED. Not cancelled itself: it takes some milliseconds. The kernel empties a network
-        namespace, and lets go of the loop device of a disk image, a moment later.
+        Running executions are CANCELLED. Not cancelled itself: it takes some milliseconds. The kernel empties network
+        and mount namespaces, and lets go of the loop device of a disk image, a moment later.
         """
         await self._route.call(self._core.terminate)
 
@@ -503,6 +503,47 @@ class AsyncSandbox(SandboxProperties):
     async def delete_environment_variable(self, key: str) -> None:
         """Remove a variable; one that is not there is no error. As `set_environment_variable`."""
         await self._route.call(self._core.environment.delete, key)
+
+    async def expose_port(
+        self, port: int, *, protocol: str = "http", public: bool = False, custom_domain: str | None = None
+    ) -> ExposedPort:
+        """Make a port of the sandbox reachable from the host; the server in there may start later, and restart.
+
+        Servers that listen on 127.0.0.1, or else on ::1, are reached; clients come from 127.0.0.1. While none listens
+        an HTTP client gets a 502, and others are reset. While the sandbox is suspended new connections wait, for up to
+        30 s. The port stays exposed, by the same URL, over `suspend` and `restart`; `reset` and `terminate` close it.
+        Exposing it again in the same way changes nothing. See docs/ports.md.
+
+        Args:
+            port: In the sandbox, 1 to 65535.
+            protocol: "http", "https" (TLS is the server's own; passed through) or "tcp".
+            public: True: on all interfaces of the host, so that other machines can connect; logged as a warning.
+            custom_domain: For "http": one gateway for all sandboxes finds this port by the Host header. That the name
+                leads to this host is the caller's to see to.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            ConfigError: No such port, protocol or domain can be; or the domain is taken.
+            InvalidStateError: The sandbox is neither active nor suspended, or the port is exposed in another way.
+            SetupError: The host has no port for it, or that of `NSBOX_GATEWAY_PORT` is taken.
+        """
+        return await self._route.call(
+            self._core.ports.expose, port, protocol=protocol, public=public, custom_domain=custom_domain
+        )
+
+    async def close_port(self, port: int) -> None:
+        """Expose a port no more; its connections are closed on return. One that is not exposed is no error.
+
+        Raises:
+            ConfigError: There is no such port.
+        """
+        await self._route.call(self._core.ports.close, port)
+
+    async def list_exposed_ports(self) -> list[ExposedPort]:
+        """Those of this sandbox, by number."""
+        return await self._route.call(self._core.ports.list)
 
     def _find_handlers(self) -> Handlers:
         """Called when an event is delivered, when it is known where this sandbox lives."""

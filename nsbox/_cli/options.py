@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +67,10 @@ Require = Annotated[
 ]
 Language = Annotated[
     str | None, typer.Option(metavar="NAME", help=_default("What FILE or CODE is written in", _BASE.runtime))
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", envvar="NSBOX_STORE", help="Keep what happened in this SQLite file (nsbox history)."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the whole result as one JSON object, instead of the program's output.")

@@ -7,16 +7,15 @@ import os
 import re
 import secrets
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from nsbox._blocking import Sandbox
 from nsbox._cli.attacks import ATTACKS, PRELUDE, Attack
 from nsbox._config import EnforcementPolicy, SandboxConfig, make_config
 from nsbox._results import ExecutionResult, Verdict
 from nsbox._seccomp.syscalls import syscall_number
+from nsbox._supervisor.garbage import temporary_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ def host_secrets() -> Iterator[Mapping[str, str]]:
     """
     name = f"nsbox-{os.getpid()}-{secrets.token_hex(8)}"
     with contextlib.ExitStack() as stack:
-        file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-"))) / "secret"
+        file = stack.enter_context(temporary_directory(name)) / "secret"
         file.parent.chmod(0o755)
         file.write_text(name)
         file.chmod(0o644)

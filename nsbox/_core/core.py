@@ -21,7 +21,9 @@ from nsbox._core.guard import MemoryGuard
 from nsbox._core.heartbeat import Heartbeat
 from nsbox._core.metering import Meter
 from nsbox._core.part import Part
+from nsbox._core.ports import Ports
 from nsbox._core.recovery import Recovery
+from nsbox._core.store import Recorder
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
@@ -34,6 +36,7 @@ from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.inside import read_inside
+from nsbox._supervisor.registry import Facts
 from nsbox._supervisor.supervisor import Supervisor, current_supervisor
 from nsbox._warm.plan import InterpreterPlan, can_be_warm, check_preload, may_run_warm, plan_interpreter
 
@@ -86,14 +89,18 @@ class SandboxCore:
         self.machine = StateMachine(self._note_change)
         self.executions = Executions(self)
         self.environment = Environment(config.environment, self.emitter, self._require_living)
+        self._recorder: Recorder | None = None
+        if config.store is not None:
+            self._recorder = Recorder(config, self.emitter, self.id, self.runtime.name)
+        self.files = Files(self)
+        self.meter = Meter(self)
         self.heartbeat = Heartbeat(self)
         self.recovery = Recovery(self)
         self.last_error: BaseException | None = None
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
-        self.files = Files(self)
-        self.meter = Meter(self)
+        self.ports = Ports(self.id, self.emitter, self.machine)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.ports, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time
@@ -136,6 +143,14 @@ class SandboxCore:
             "interpreter": self._supervisor.interpreters.state(self._cell.kind),
             **isolation_report(self._supervisor.tree),
         }
+
+    def _facts(self) -> Facts:
+        """What `nsbox ps` shows of it."""
+        return Facts(
+            id=self.id, status=self.status.value, runtime=self.runtime.name, user_id=self.config.user_id,
+            created_at=self.totals.created_at, running=len(self.executions.running),
+            executions=self.totals.executions, number=None if self._cell is None else self._cell.number,
+        )  # fmt: skip
 
     def living(self) -> tuple[Supervisor, Cell]:
         """What it consists of.
@@ -185,6 +200,8 @@ class SandboxCore:
         async with self.changing:
             self.machine.require(_S.CREATING, action="start")
             try:
+                if self._recorder is not None:
+                    await self._recorder.open()  # first, so that what fails then is kept too
                 self._supervisor = await current_supervisor()
                 await self._supervisor.require(self.config.require)
                 await self._make_cell()
@@ -278,6 +295,7 @@ class SandboxCore:
             await self.executions.stop_all()
             await self._unmake_cell()
             self.environment.reset()
+            await self.ports.close_all()
             try:
                 self._supervisor = await current_supervisor()
                 await self._make_cell()
@@ -302,10 +320,14 @@ class SandboxCore:
                 await self._unmake_cell()
                 await self.executions.wait_idle()  # what was running has its result, CANCELLED
                 self.machine.to(_S.TERMINATED)
+                if self._recorder is not None:
+                    await self._recorder.end()  # before the last event: that it failed is an event too
                 self.emitter.emit(Terminated)
 
     async def _make_cell(self) -> None:
         assert self._supervisor is not None
+        if self._recorder is not None:
+            await self._recorder.open()
         cell = await self._supervisor.create(self.config)
         cell.on_lost = self._lose
         self._cell = cell
@@ -317,6 +339,7 @@ class SandboxCore:
             except BaseException:
                 await self._unmake_cell()
                 raise
+        self._supervisor.registry.add(self.id, self._facts)
         self.emitter.emit(Created)
         self._open_parts()
 
@@ -326,6 +349,7 @@ class SandboxCore:
         if supervisor is not None and cell is not None:
             cell.on_lost = None
             self._close_parts()
+            supervisor.registry.remove(self.id)
             await supervisor.destroy(cell)
 
     def _open_parts(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 import shlex
 from collections import OrderedDict
@@ -67,6 +66,7 @@ class Executions:
         self._core = core
         self._idle = trio.Event()
         self._idle.set()
+        self._stopping = 0
         self.running: dict[str, Running] = {}
         self._failed: OrderedDict[str, Running] = OrderedDict()
 
@@ -120,9 +120,14 @@ class Executions:
 
     async def stop_all(self) -> None:
         """Kill all, and wait until they have their results."""
-        for execution_id in tuple(self.running):
-            await self.terminate(execution_id)
-        await self.wait_idle()
+        self._stopping += 1
+        try:
+            for execution_id in tuple(self.running):
+                if execution_id in self.running:
+                    await self.terminate(execution_id)
+            await self.wait_idle()
+        finally:
+            self._stopping -= 1
 
     async def wait_idle(self) -> None:
         """Wait until none is left."""
@@ -139,6 +144,8 @@ class Executions:
             ResourceLimitError: As many as may are running.
         """
         self._core.machine.require(*ACTIVE, action="execute")
+        if self._stopping:
+            raise InvalidStateError("cannot execute: the sandbox's executions are being stopped")
         most = self._core.config.enforcement.max_concurrent_executions
         if len(self.running) >= most:
             raise ResourceLimitError(
@@ -170,7 +177,7 @@ class Executions:
     ) -> ExecutionResult:
         order = self.order(running, argv, runtime, source)
         if runtime is not None and self._core.wants_warm(running.options, text, runtime):
-            order = dataclasses.replace(order, warm=True)
+            order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:

@@ -81,7 +81,7 @@ class Heartbeat(Part):
         cell, supervisor = self._cell, self._supervisor
         if cell is None or supervisor is None:
             return
-        self._stop()
+        self._stop()  # while it is known whose answer is not to come any more
         self._cell = None
         cell.control.on_closed = None
         if self._connected:
@@ -247,12 +247,12 @@ def is_dying(pidfd: int) -> bool:
     """
     if pidfd < 0:
         return True
-    fields = _stat(pidfd)
-    if fields and int(fields[6]) & _EXITING:
-        return True
-    poll = select.poll()  # behind the look: what was gone then is told now
+    poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    if poll.poll(0):
+        return True
+    fields = _stat(pidfd)
+    return bool(fields) and bool(int(fields[6]) & _EXITING)
 
 
 def _stat(pidfd: int) -> list[str]:

@@ -173,8 +173,7 @@ class Interactive:
             raise
         if not self.pid:
             await self.close()
-            assert self._failure is not None
-            raise self._failure
+            raise self._failure or InvalidStateError("the program was stopped before it ran")
 
     async def _work(self, order: Order) -> None:
         async def carry_out(cell: Cell) -> Outcome:

@@ -16,7 +16,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
     """
     wanted = {
         "resources.network.access='egress'": config.resources.network.access == "egress",
-        "store": config.store is not None,
     }
     for field, asked in wanted.items():
         if asked:

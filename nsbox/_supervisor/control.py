@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -214,7 +215,7 @@ class Control:
             if self._socket is None:
                 return
             try:
-                frame, fds = _receive(self._socket)
+                frame, fds, cut = _receive(self._socket)
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -224,11 +225,13 @@ class Control:
                 _close_all(fds)
                 self._break(NetworkError("the sandbox's PID 1 has closed its control channel"))
                 return
-            self._hand_out(frame, fds)
+            self._hand_out(frame, fds, cut)
 
-    def _hand_out(self, frame: bytes, fds: list[int]) -> None:
+    def _hand_out(self, frame: bytes, fds: list[int], cut: bool) -> None:
         try:
             answer = _decode(frame)
+            if cut and not fds and answer["op"] == "socket":
+                answer["errno"] = errno.EMFILE  # PID 1 has sent it, and this process can have no more open
             settle = self._waiting.get(answer["n"])
             made = _take_socket(answer, fds) if settle is not None else None
         except ValueError as exc:
@@ -241,15 +244,16 @@ class Control:
             settle(answer, made)
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool]:
+    """A frame, the descriptors that came with it, and whether some were lost on the way (recvmsg(2), MSG_CTRUNC)."""
     fds = array.array("i")
-    frame, ancillary, _, _ = connection.recvmsg(
+    frame, ancillary, flags, _ = connection.recvmsg(
         FRAME_BYTES + 1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
     )
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return frame, list(fds)
+    return frame, list(fds), bool(flags & socket.MSG_CTRUNC)
 
 
 def _decode(frame: bytes) -> dict[str, Any]:
@@ -289,7 +293,10 @@ def _take_socket(answer: dict[str, Any], fds: list[int]) -> socket.socket | None
         return None
     if len(fds) != 1:
         raise ValueError("no socket where one was promised")
-    made = socket.socket(fileno=fds[0])
+    try:
+        made = socket.socket(fileno=fds[0])
+    except OSError as exc:
+        raise ValueError("no socket where one was promised") from exc
     fds.clear()
     made.setblocking(False)  # as it is: Python takes every descriptor for a blocking one
     if made.family not in _FAMILIES or made.type not in _KINDS:

@@ -16,6 +16,7 @@ from nsbox._host import HostFacts, missing_capabilities, probe_host
 from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
+from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control, ControlWatcher
@@ -100,6 +101,7 @@ class Supervisor:
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+        self.registry = launcher.registry
 
     @property
     def launcher_pidfd(self) -> int:
@@ -126,6 +128,7 @@ class Supervisor:
     async def serve(self) -> None:
         """The supervisor's one task."""
         launcher_ended = False
+        answering = start_soon(self.registry.serve)
         try:
             with self._serving:
                 async with trio.open_nursery() as nursery:
@@ -135,6 +138,7 @@ class Supervisor:
                     nursery.cancel_scope.cancel()
         finally:
             self.stopping = not launcher_ended
+            answering.cancel()
             with trio.CancelScope(shield=True):
                 await self._end()
 
@@ -146,6 +150,7 @@ class Supervisor:
     async def _end(self) -> None:
         self.channel.close()
         ended = _STOPPED if self.stopping else _LAUNCHER_DIED
+        self.registry.close()
         for cell in tuple(self._cells.values()):
             if cell.lost is None:
                 cell.lose(NetworkError(ended))

@@ -13,6 +13,7 @@ from nsbox._plan import ExecutionPlan, IdMap, Operation, TemplatePlan
 
 VERSION: Final = 1
 INLINE_PAYLOAD: Final = 96 * 1024
+CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
 EXEC_WARM: Final = 4
@@ -87,7 +88,7 @@ DOWN = struct.Struct("=IIIIQ")
 UP = struct.Struct("=IIIIii IiIi 6Q 7Q 16Q")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three of them an execution, each of which would take twice as long to make
 class Record:
     """What the launcher said, `struct up`."""
 
@@ -175,8 +176,8 @@ class Payload:
         return b"".join(self._parts)
 
 
-def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
-    """The payload of `Down.SETUP`: ids, hierarchies, counters."""
+def encode_setup(tree: CgroupTree, ids: IdMap, socket_name: str) -> bytes:
+    """The payload of `Down.SETUP`: ids, hierarchies, counters, the socket to remove at the end ("": none)."""
     payload = Payload()
     for value in (ids.inside, ids.outside, ids.count, ids.ranges):
         payload.u32(value)
@@ -194,6 +195,7 @@ def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
         payload.u32(counter.level is Level.EXECUTION)
         payload.text(counter.file)
         payload.text(counter.key)
+    payload.text(socket_name)
     return payload.join()
 
 

@@ -71,8 +71,8 @@ def stand_in() -> None:
 def find_title() -> "Any":
     """What changes the command line that /proc shows.
 
-    As setproctitle(3): where the last byte of the arguments is none of theirs any more, the kernel shows what they begin
-    with, up to the first NUL (fs/proc/base.c, get_mm_cmdline).
+    As setproctitle(3): where the last byte of the arguments is none of theirs any more, the kernel shows what they
+    begin with, up to the first NUL (fs/proc/base.c, get_mm_cmdline).
     """
     import ctypes
 

@@ -76,7 +76,9 @@ def main() -> int:
     total = soak.done.total()
     for name, count in sorted(soak.done.items()):
         print(f"{count:8} {name}")
-    print(f"{total:8} uses in {took:.0f} s, {len(soak.failures)} with a wrong outcome; memory {growth / 2**20:+.1f} MiB")
+    print(
+        f"{total:8} uses in {took:.0f} s, {len(soak.failures)} with a wrong outcome; memory {growth / 2**20:+.1f} MiB"
+    )
     print(f"dying cgroups: {dying.total()} before, {counts.dying_cgroups().total()} after")
     for line in (*soak.failures[:20], *(f"left behind: {one}" for one in left)):
         print(line)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import leaks
+import needs
 import psutil
 
 
@@ -29,7 +30,7 @@ def mounts() -> Counter[str]:
 def dying_cgroups() -> Counter[str]:
     """Cgroups that are removed and still hold memory, cgroup-v2.rst, cgroup.stat."""
     total = 0
-    for point, kind, _ in leaks.needs.mounts():
+    for point, kind, _ in needs.mounts():
         if kind == "cgroup2":
             lines = Path(point, "cgroup.stat").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("nr_dying_descendants"))

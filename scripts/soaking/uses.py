@@ -143,8 +143,8 @@ async def serves(sandbox: AsyncSandbox, _: random.Random) -> None:
     )
     async with await sandbox.spawn(["/bin/sh", "-c", program]):
         exposed = await sandbox.expose_port(8000, protocol="tcp")
-        host, _, port = exposed.url.rpartition("//")[2].rpartition(":")
-        for _ in range(100):
+        host, _colon, port = exposed.url.rpartition("//")[2].rpartition(":")
+        for _attempt in range(100):
             stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
             async with stream:
                 try:
@@ -205,6 +205,6 @@ async def attacks(sandbox: AsyncSandbox, _: random.Random) -> None:
     expect(await sandbox.execute(program), Verdict.SECURITY_VIOLATION)
 
 
-_ALONE = (is_suspended, is_restarted, is_reset, attacks)
+_ALONE = (is_suspended, is_restarted, is_reset, attacks, serves)
 OWN: Mapping[str, Use] = {**SHARED, **{use.__name__: use for use in _ALONE}}
 """What may be done in a sandbox of one's own."""

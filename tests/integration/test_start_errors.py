@@ -142,7 +142,6 @@ def test_what_is_refused_is_refused_before_anything_starts(fields: dict[str, Any
     [
         {"network": True},
         {"resources": ResourceAllocation(network=NetworkAllocation(access="egress"))},
-        {"store": Path("/tmp/store.sqlite")},
     ],
     ids=str,
 )
