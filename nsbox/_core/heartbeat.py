@@ -247,12 +247,12 @@ def is_dying(pidfd: int) -> bool:
     """
     if pidfd < 0:
         return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if poll.poll(0):
-        return True
     fields = _stat(pidfd)
-    return bool(fields) and bool(int(fields[6]) & _EXITING)
+    if fields and int(fields[6]) & _EXITING:
+        return True
+    poll = select.poll()  # behind the look: what was gone then is told now
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _stat(pidfd: int) -> list[str]:

@@ -267,6 +267,18 @@ def test_what_breaks_again_at_once_is_given_up() -> None:
         assert "PID 1 has died" in str(sandbox.last_error)
 
 
+def test_a_policy_without_retries_makes_no_attempt() -> None:
+    """RecoveryFailed at once, and ERROR; by hand too, but for `reconnect`, which is no recovery."""
+    with nsbox.Sandbox(recovery=RecoveryPolicy(max_retries=0)) as sandbox:
+        seen = Seen(sandbox)
+        os.kill(init_of(sandbox), signal.SIGKILL)
+        seen.wait("recovery_failed")
+        assert not sandbox.recover_from_error(nsbox.NetworkError("by hand"))
+        assert seen.lines() == ["disconnected 1006", "error", *["recovery_failed reconnect"] * 2]
+        sandbox.reconnect()
+        assert sandbox.shell("echo usable").stdout == "usable\n"
+
+
 def test_a_supervisor_that_was_stopped_on_purpose_takes_its_sandboxes_along() -> None:
     """`shutdown`, and the end of a trio run: no recovery, no launcher afterwards."""
     sandbox = nsbox.Sandbox.create(recovery=QUICK)
