@@ -98,21 +98,22 @@ static int clone_init(struct launcher *launcher, struct cell *cell, struct failu
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
 	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
 	 * program that uses up all memory cannot take it from PID 1. */
-	/* The network and user namespaces follow in the child: they cost the most, and there they cost another CPU's time. */
+	/* The other namespaces follow in the child: there they cost another CPU's time. */
 	struct clone_args args = {
-		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
-		         | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
+		.flags = CLONE_NEWPID | CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
 		.exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	cell->pid = sys_clone3(&args);
-	if (cell->pid == 0)
+	pid_t pid = sys_clone3(&args);
+	if (pid == 0) /* nothing is written before: a page of the launcher's would be copied for it */
 		be_init(&birth);
+	cell->pid = pid;
 	if (cell->pid < 0) {
 		drop_fd(&cell->control.fd);
 		return fail(failure, STAGE_CLONE, 0);
 	}
+	leave_graves(launcher);
 	return watch(launcher, &cell->control) < 0 ? fail(failure, STAGE_CLONE, 1) : 0;
 }
 
@@ -170,12 +171,20 @@ static void release(struct launcher *launcher, struct cell *cell)
 	drop_fd(&cell->root);
 	drop_fd(&cell->quota);
 	drop_fd(&cell->program_source);
-	drop_fd(&cell->mounts);
+	bury(launcher, &cell->mounts);
 	drop_fd(&cell->channel);
 	struct template *template = cell->template;
 	free(cell);
 	template->cells--;
 	template_release(launcher, template);
+}
+
+static bool has_task(const struct launcher *launcher, const struct cell *cell)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->cell == cell)
+			return true;
+	return false;
 }
 
 /* The cell is to die: everything in it is killed now, what it was made of goes when the last process is reaped. */
@@ -192,7 +201,9 @@ void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason rea
 	}
 	cell_path(cell, path);
 	if (cell->pid > 0) {
-		(void)cgroup_kill(launcher, cell->template->hierarchies, path);
+		/* all at once, where there is more than PID 1: it would have to kill the others in turn */
+		if (has_task(launcher, cell))
+			(void)cgroup_kill(launcher, cell->template->hierarchies, path);
 		if (!cell->reaped)
 			(void)sys_pidfd_send_signal(cell->pidfd, SIGKILL); /* the kernel kills what is in its pid namespace */
 	}
@@ -246,24 +257,51 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	if (is_lost(launcher, cell)) { /* empty directories of version 1 may be left: they go with it */
 		cell->state = CELL_LOST;
 		give_up_heir(launcher, cell);
-		(void)cgroup_remove(launcher, cell->template->hierarchies, path, false);
+		(void)cgroup_remove_v1(launcher, cell->template->hierarchies, path, false);
 		return;
 	}
-	if (!cgroup_remove(launcher, cell->template->hierarchies, path, false)) {
+	if (!cgroup_remove_v1(launcher, cell->template->hierarchies, path, false)) {
 		launcher->tick_at = now_ns() + TICK_NS;
 		return;
 	}
 	release(launcher, cell);
 }
 
-static void adopt(struct launcher *launcher, struct cell *cell)
+/* Whether a program runs: its caller waits for that, and has nothing to ask for meanwhile. */
+static bool is_busy(const struct launcher *launcher)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->id && !task->reported)
+			return true;
+	return false;
+}
+
+static void tell_ready(struct launcher *launcher, struct cell *cell)
 {
 	int fds[5] = { cell->pidfd, cell->root, cell->quota, cell->program_source, cell->channel };
 	enum down_type of = cell->restart_id ? DOWN_RESTART : DOWN_CREATE;
 
-	cell->adopted = true;
+	cell->quiet = false;
 	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 5);
 	drop_fd(&cell->channel);
+}
+
+static void adopt(struct launcher *launcher, struct cell *cell)
+{
+	cell->adopted = true;
+	cell->quiet = cell->quiet && is_busy(launcher);
+	launcher->quiet |= cell->quiet;
+	if (!cell->quiet)
+		tell_ready(launcher, cell);
+}
+
+/* The end of the execution that was running is told at the latest. */
+void cells_tell_quiet(struct launcher *launcher)
+{
+	launcher->quiet = false;
+	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
+		if (cell->adopted && cell->quiet)
+			tell_ready(launcher, cell);
 }
 
 static void replace(struct launcher *launcher, struct cell *cell)
@@ -419,7 +457,7 @@ void cell_connect(struct launcher *launcher, uint32_t id)
 	tell(launcher, &(struct up){ .type = UP_DONE, .of = DOWN_CONNECT, .id = id }, &ours, 1);
 }
 
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead)
 {
 	struct template *template = template_find(launcher, template_id);
 	struct failure failure;
@@ -443,6 +481,7 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 		}
 	}
 	best->id = id;
+	best->quiet = ahead;
 	template->used = true;
 	launcher->refill_at = now_ns() + REFILL_DELAY_NS;
 	if (best->state == CELL_READY)

@@ -36,6 +36,8 @@ void flush_outgoing(struct launcher *launcher)
 
 void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
 {
+	if (launcher->quiet)
+		cells_tell_quiet(launcher);
 	if (!launcher->outgoing_first && sent(launcher, record, fds, fd_count))
 		return;
 	struct outgoing *later = calloc(1, sizeof *later);
@@ -89,7 +91,7 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 		template_forget(launcher, down->id);
 		return;
 	case DOWN_CREATE:
-		cell_create(launcher, down->id, down->parent);
+		cell_create(launcher, down->id, down->parent, down->flags & CREATE_AHEAD);
 		return;
 	case DOWN_DESTROY:
 		cell_destroy(launcher, down->id);

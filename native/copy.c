@@ -103,7 +103,7 @@ static int copy_directory(int from, int parent, const char *name, mode_t mode, i
 /* The descriptor is good in any mount namespace: only the name is the host's. */
 static int open_host(const struct builder *builder, const char *path)
 {
-	AUTO_CLOSE int own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	AUTO_CLOSE int own = openat(builder->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	if (own < 0 || setns(builder->host_mounts, CLONE_NEWNS) < 0)
 		return -1;
 	AUTO_CLOSE int source = sys_openat2(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS);

@@ -47,10 +47,8 @@ static int become_nobody(const struct template *template, struct failure *failur
 
 static int enter_namespaces(const struct template *template, struct failure *failure)
 {
-	if (unshare(CLONE_NEWNET) < 0)
+	if (unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
 		return fail(failure, STAGE_NAMESPACE, 0);
-	if (unshare(CLONE_NEWCGROUP) < 0)
-		return fail(failure, STAGE_NAMESPACE, 1);
 	if (sethostname(template->hostname, strlen(template->hostname)) < 0)
 		return fail(failure, STAGE_NAMESPACE, 2);
 	return 0;
@@ -66,46 +64,24 @@ static int raise_loopback(struct failure *failure)
 	return 0;
 }
 
-static int leave_old_root(struct failure *failure)
-{
-	/* pivot_root(2): after pivot_root(".", ".") the old root lies on top of the new one */
-	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
-		return fail(failure, STAGE_PIVOT, 2);
-	return 0;
-}
-
+/* Until here this process is in the launcher's own mounts, which it only looks at. In a copy of the template's, or of a
+ * predecessor's, setns(2) and unshare(2) make the root of those its own: nothing outside of them is to be reached. */
 static int build_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
 {
 	const struct template *template = cell->template;
-
-	/* The template's tree, through a mount of our own: what lies outside of it is not reachable from here on. */
-	builder->root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (builder->root < 0)
-		return fail(failure, STAGE_PIVOT, 0);
-	if (apply_ops(builder, template->cell_ops, template->cell_op_count, failure) < 0)
-		return -1;
-	/* only now: setns(2) into a mount namespace, for a bind mount, changes root and working directory */
-	if (fchdir(builder->root) < 0 || sys_pivot_root(".", ".") < 0)
-		return fail(failure, STAGE_PIVOT, 1);
-	return leave_old_root(failure);
-}
-
-/* In a copy of a predecessor's mounts. */
-static int renew_mounts(struct builder *builder, const struct cell *cell, struct failure *failure)
-{
-	const struct template *template = cell->template;
+	const struct cell *predecessor = cell->predecessor;
 
 	builder->procfs = new_procfs();
 	if (builder->procfs < 0)
-		return fail(failure, STAGE_PIVOT, 6);
-	if (setns(cell->predecessor->mounts, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
+		return fail(failure, STAGE_PIVOT, 2);
+	if (setns(predecessor ? predecessor->mounts : template->mounts, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
 		return fail(failure, STAGE_NAMESPACE, 4);
-	if (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0)
+	if (predecessor && (umount2("/proc", MNT_DETACH) < 0 || umount2("/dev/pts", MNT_DETACH) < 0))
 		return fail(failure, STAGE_PIVOT, 4);
 	builder->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (builder->root < 0)
-		return fail(failure, STAGE_PIVOT, 5);
-	builder->only_of_processes = true;
+		return fail(failure, STAGE_PIVOT, 0);
+	builder->only_of_processes = predecessor != NULL;
 	return apply_ops(builder, template->cell_ops, template->cell_op_count, failure);
 }
 
@@ -144,14 +120,14 @@ static int build_sandbox(const struct birth *birth, int fds[4], struct failure *
 	const struct template *template = birth->cell->template;
 	const struct cell *predecessor = birth->cell->predecessor;
 	struct builder builder = {
-		.host_mounts = birth->launcher->host_mounts, .devices = template->devices,
-		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .id_namespace = -1, .sysctls = -1,
+		.proc = birth->launcher->proc, .host_mounts = birth->launcher->host_mounts, .devices = template->devices,
+		.ids = birth->cell->ids, .stage = STAGE_MOUNT, .procfs = -1, .empty = -1, .id_namespace = -1, .sysctls = -1,
 		.quota = predecessor ? predecessor->quota : -1, .source = predecessor ? predecessor->program_source : -1,
 	};
 
 	if (enter_namespaces(template, failure) < 0
 	    || raise_loopback(failure) < 0
-	    || (predecessor ? renew_mounts : build_mounts)(&builder, birth->cell, failure) < 0
+	    || build_mounts(&builder, birth->cell, failure) < 0
 	    || open_own_mounts(birth->launcher, &fds[3], failure) < 0
 	    || (template->capabilities && become_unmapped(birth->cell, failure) < 0)
 	    || become_user_namespace(birth->control, failure) < 0
@@ -260,7 +236,9 @@ _Noreturn void be_init(const struct birth *birth)
 	struct sigaction action = { .sa_handler = on_child, .sa_flags = SA_NOCLDSTOP };
 	int fds[4] = { -1, -1, -1, -1 };
 
-	(void)setsid(); /* a child just cloned leads no group: cannot fail */
+	/* A group, for no signal to the launcher's. Not a session: the launcher's has no terminal and no way to one, and each
+	 * further one is a scheduling group, sched(7), which took 20 us. A child just cloned leads no session: cannot fail. */
+	(void)setpgid(0, 0);
 	(void)sigaction(SIGCHLD, &action, NULL);
 	spare_from_oom(birth->launcher->proc);
 	if (build_sandbox(birth, fds, &message.failure) < 0) {

@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   graves.c     mount namespaces of the dead
  *   warm.c       interpreters that are ready before they are needed
  *   overlay.c    a writable root                            copy.c    what it begins with
  *   control.c    child: the frames of PID 1's control channel
@@ -30,6 +31,8 @@
 #include "packet.h"
 #include "payload.h"
 #include "wire.h"
+
+enum { MAX_GRAVES = 16 };
 
 struct launcher;
 
@@ -95,7 +98,7 @@ struct template {
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
 	bool forgotten;
-	char tree[24];          /* where its root tree is mounted */
+	int mounts;             /* a mount namespace whose root is its tree, to be copied by each sandbox */
 };
 
 enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING, CELL_LOST /* dead, and the supervisor has not said what is to become of its files */ };
@@ -112,7 +115,8 @@ struct cell {
 	uint32_t number;        /* names its cgroups */
 	uint32_t id;            /* the supervisor's; 0: a spare */
 	enum cell_state state;
-	bool adopted;           /* the supervisor was told that it is ready */
+	bool adopted;           /* the supervisor was told that it is ready, or will be with the next record */
+	bool quiet;             /* nobody waits for that yet */
 	bool destroy_asked;
 	bool told_end;
 	bool reaped;
@@ -167,6 +171,7 @@ struct task {
 	uint64_t cpu_limit_us;  /* 0: none */
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
+	int counters[MAX_COUNTERS]; /* the files of the launcher's counters, open while it runs, or -1 */
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
 };
 
@@ -214,6 +219,10 @@ struct launcher {
 	struct ended ended[MOST_ENDED];
 	unsigned next_ended;
 	uint32_t next_number;
+	int graves[MAX_GRAVES];
+	uint32_t grave_count;
+	uint64_t bury_at;        /* when to let go of what is in them; 0: nothing */
+	bool quiet;              /* there are cells that are to be told of before anything else is */
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
 	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
@@ -237,6 +246,7 @@ void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, cons
 void flush_outgoing(struct launcher *launcher);
 
 /* template.c */
+#define TREE "/t" /* an empty directory, which a tree is mounted on while it is built */
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
 struct template *template_find(struct launcher *launcher, uint32_t id);
 void template_forget(struct launcher *launcher, uint32_t id);
@@ -244,7 +254,8 @@ void template_release(struct launcher *launcher, struct template *template);
 int read_writes(struct reader *reader, struct write **writes, uint32_t *count);
 
 /* cell.c, freezer.c, spares.c */
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id);
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead);
+void cells_tell_quiet(struct launcher *launcher);
 void cell_destroy(struct launcher *launcher, uint32_t id);
 /* A cell that is being built, or, with its failure, dying. NULL: no memory. */
 struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
@@ -265,6 +276,11 @@ void cells_tick(struct launcher *launcher);
 void cells_end_all(struct launcher *launcher);
 int claim_ids(struct launcher *launcher, struct cell *cell);
 void release_ids(struct launcher *launcher, struct cell *cell);
+
+/* graves.c */
+void bury(struct launcher *launcher, int *mounts);
+void leave_graves(struct launcher *launcher);
+void graves_tick(struct launcher *launcher);
 
 /* init.c, child */
 struct birth {
@@ -313,7 +329,7 @@ void close_joins(int *joins);
 int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
-bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
+bool cgroup_remove_v1(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task);
 /* The file read last, for counters that follow each other. */
@@ -323,8 +339,11 @@ struct counted {
 	char path[CGROUP_PATH + 128];
 	char text[4096];
 };
-uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
-                         const char *task, struct counted *last);
+/* `open`: the counter's file, or -1, and then it is opened for this once. */
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, int open,
+                         const char *cell, const char *task, struct counted *last);
+/* Opens what is not open. Where that fails, it is for `cgroup_count_in` to fail again. */
+void cgroup_open_counters(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *counters);
 void cell_path(const struct cell *cell, char *path);
 void task_path(const struct task *task, char *path);
 

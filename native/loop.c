@@ -80,6 +80,8 @@ static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
 		next = launcher->flush_at;
 	if (launcher->refill_at && launcher->refill_at < next)
 		next = launcher->refill_at;
+	if (launcher->bury_at && launcher->bury_at < next)
+		next = launcher->bury_at;
 	if (farewell && farewell < next)
 		next = farewell;
 	if (next == UINT64_MAX && !launcher->more_to_reap)
@@ -112,6 +114,7 @@ static void on_time(struct launcher *launcher)
 		flush_outgoing(launcher);
 		launcher->flush_at = launcher->outgoing_first ? now + FLUSH_NS : 0;
 	}
+	graves_tick(launcher);
 	if (launcher->tick_at && launcher->tick_at <= now) {
 		launcher->tick_at = 0;
 		tasks_tick(launcher);

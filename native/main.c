@@ -59,14 +59,14 @@ static int forget_the_past(int socket, int application)
 	return sigprocmask(SIG_SETMASK, &all, NULL) < 0 || chdir("/") < 0 ? -1 : 0;
 }
 
-/* The root that the launcher lives in: an empty tmpfs with a procfs and room for root trees. */
+/* The root that the launcher lives in: an empty tmpfs with a procfs and a place to build root trees at. */
 static int make_own_root(void)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -1;
 	if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755") < 0 || chdir("/tmp") < 0)
 		return -1;
-	if (mkdir("proc", 0755) < 0 || mkdir("t", 0700) < 0)
+	if (mkdir("proc", 0755) < 0 || mkdir(&TREE[1], 0700) < 0)
 		return -1;
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		return -1;

@@ -30,12 +30,14 @@ uint32_t map_id(const struct id_map *map, uint32_t inside);
 
 struct builder {
 	int root;              /* directory that the operations' paths are below */
+	int proc;              /* the launcher's procfs */
 	int host_mounts;       /* mount namespace in which the sources of OP_BIND are looked up */
 	const int *devices;    /* descriptors of the template */
 	struct id_map ids;
 	enum stage stage;      /* how a failure is reported */
 	bool only_of_processes; /* leave out the rest: it is there already */
 	int procfs;            /* made before, or -1 */
+	int empty;             /* out: the directory of the tree that the procfs covers */
 	int id_namespace;      /* user namespace with the map of `ids`, made for the first OP_OVERLAY; -1 before */
 	int sysctls;           /* out: /proc/sys of the procfs that was mounted, not covered by anything, or -1 */
 	int quota;             /* out: the file system that everything writable lives in, or -1 */

@@ -11,13 +11,22 @@
 
 int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count)
 {
+	const struct iovec data = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = size };
+
+	return send_parts(fd, &data, 1, passed, passed_count);
+}
+
+int send_parts(int fd, const struct iovec *parts, unsigned count, const int *passed, unsigned passed_count)
+{
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
 	} control = { 0 };
-	struct iovec data = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = size };
-	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+	struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count };
+	size_t size = 0;
 
+	for (unsigned i = 0; i < count; i++)
+		size += parts[i].iov_len;
 	if (passed_count) {
 		message.msg_control = control.space;
 		message.msg_controllen = CMSG_SPACE(passed_count * sizeof(int));

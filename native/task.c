@@ -78,12 +78,14 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 	};
 	task->warm = task->unborn = template->wants_warm && warm_ready(template)
 	                            && warm_fork(template, &entrance, task->number, cgroup) == 0;
-	if (!task->warm)
-		task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0) {
-		struct program program;
-		enter_sandbox(&entrance, &program);
-		exec_program(&program);
+	if (!task->warm) {
+		pid_t pid = clone_into(launcher, cell, &args);
+		if (pid == 0) { /* nothing is written before: a page of the launcher's would be copied for it */
+			struct program program;
+			enter_sandbox(&entrance, &program);
+			exec_program(&program);
+		}
+		task->pid = pid;
 	}
 	int saved = errno;
 	drop_fd(&pair[1]);
@@ -109,6 +111,8 @@ static void release(struct launcher *launcher, struct task *task)
 	unwatch(launcher, &task->listener);
 	drop_fd(&task->pidfd);
 	drop_fd(&task->init);
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		drop_fd(&task->counters[i]);
 	free(task);
 }
 
@@ -125,6 +129,8 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
 		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .init = -1, .violation_number = -1,
 	};
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		task->counters[i] = -1;
 	task->next = launcher->tasks;
 	launcher->tasks = task;
 	if (clone_task(launcher, task, failure) == 0)
@@ -134,7 +140,8 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 		return NULL;
 	}
 	task_path(task, at);
-	(void)cgroup_remove(launcher, cell->template->hierarchies, at, true); /* empty: nothing was born in it */
+	(void)cgroup_remove_v2(launcher, cell->template->hierarchies, at); /* empty: nothing was born in it */
+	(void)cgroup_remove_v1(launcher, cell->template->hierarchies, at, true);
 	release(launcher, task);
 	return NULL;
 }
@@ -166,10 +173,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 		if (fchown(fds[i], uid, gid) < 0)
 			return fail(&task->failure, STAGE_STDIO, 6) == 0;
 
-	size_t inline_size = payload->memfd < 0 ? payload->size : 0;
-	char packet[sizeof *down + INLINE_PAYLOAD];
-	memcpy(packet, down, sizeof *down);
-	memcpy(packet + sizeof *down, payload->bytes, inline_size);
+	const struct iovec parts[2] = {
+		{ .iov_base = (void *)(uintptr_t)down, .iov_len = sizeof *down },
+		{ .iov_base = payload->bytes, .iov_len = payload->memfd < 0 ? payload->size : 0 },
+	};
 	task->started_at = now_ns();
 	task->wall_deadline = wall_ns ? task->started_at + wall_ns : 0;
 	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
@@ -182,9 +189,18 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	task->ran_warm = task->warm && (down->flags & EXEC_WARM);
 	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
-	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
+	if (send_parts(task->control.fd, parts, 2, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
 	return true;
+}
+
+static void open_counters(struct launcher *launcher, struct task *task)
+{
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+
+	cell_path(task->cell, cell_at);
+	task_path(task, at);
+	cgroup_open_counters(launcher, task->cell->template->hierarchies, cell_at, at, task->counters);
 }
 
 /* A child of the interpreter's can become any program, though an exec out of it is dearer; the other way is far dearer. */
@@ -235,6 +251,8 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
+	else
+		open_counters(launcher, task); /* now: the program is on its way, and at its end somebody waits */
 }
 
 /* Its exec has closed what it held open, or it has died since. */
@@ -508,7 +526,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 		counters[i] = UINT64_MAX;
 	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
 		counters[launcher->counters[i].slot] =
-			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], cell_at, at, &counted);
+			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], task->counters[i], cell_at, at, &counted);
 	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;
@@ -521,7 +539,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 		else
 			report(launcher, task, counters);
 	}
-	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+	if (!cgroup_remove_v1(launcher, hierarchies, at, true)) {
 		launcher->tick_at = now_ns() + TICK_NS / 4;
 		return;
 	}

@@ -34,20 +34,21 @@ static void answer_ready(struct launcher *launcher, struct source *source, uint3
 static int enter_tree(struct launcher *launcher, const struct template *template, struct failure *failure)
 {
 	struct builder builder = {
-		.root = open(template->tree, O_PATH | O_DIRECTORY | O_CLOEXEC), .host_mounts = launcher->host_mounts,
-		.devices = template->devices, .ids = launcher->ids, .stage = STAGE_MOUNT, .procfs = -1, .id_namespace = -1, .sysctls = -1,
-		.quota = -1, .source = -1,
+		.proc = launcher->proc, .host_mounts = launcher->host_mounts, .devices = template->devices,
+		.ids = launcher->ids, .stage = STAGE_MOUNT, .procfs = new_procfs(), .empty = -1, .id_namespace = -1,
+		.sysctls = -1, .quota = -1, .source = -1,
 	};
 
+	if (builder.procfs < 0)
+		return fail(failure, STAGE_PIVOT, 0);
 	if (unshare(CLONE_NEWNET) < 0)
 		return fail(failure, STAGE_NAMESPACE, 0);
+	if (setns(template->mounts, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS) < 0)
+		return fail(failure, STAGE_NAMESPACE, 4);
+	builder.root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (builder.root < 0)
 		return fail(failure, STAGE_PIVOT, 1);
-	if (apply_ops(&builder, template->cell_ops, template->cell_op_count, failure) < 0)
-		return -1;
-	if (fchdir(builder.root) < 0 || sys_pivot_root(".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
-		return fail(failure, STAGE_PIVOT, 0);
-	return 0;
+	return apply_ops(&builder, template->cell_ops, template->cell_op_count, failure);
 }
 
 /* child */
@@ -101,7 +102,7 @@ static int start(struct launcher *launcher, struct interpreter *interpreter, cha
 {
 	int pair[2], size = 1 << 18;
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD, .exit_signal = SIGCHLD,
+		.flags = CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD, .exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&interpreter->pidfd,
 	};
 

@@ -25,7 +25,7 @@ enum down_type {
 	                    * [directory of the socket for `nsbox ps`], [uid ranges] */
 	DOWN_TEMPLATE = 2, /* id: template; prepares a root tree; fds: block devices named by OP_QUOTA_DEVICE */
 	DOWN_FORGET = 3,   /* id: template; no sandbox may use it any more */
-	DOWN_CREATE = 4,   /* id: sandbox, parent: template */
+	DOWN_CREATE = 4,   /* id: sandbox, parent: template; flags: whether nobody waits, see CREATE_AHEAD */
 	DOWN_DESTROY = 5,  /* id: sandbox */
 	DOWN_EXEC = 6,     /* id: execution, parent: sandbox; fds: stdin, stdout, stderr */
 	DOWN_KILL = 7,     /* id: execution, flags: enum kill_reason */
@@ -37,6 +37,9 @@ enum down_type {
 	                    * goes. Done when everything is imported */
 	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
 };
+
+/* Flags of DOWN_CREATE. */
+enum { CREATE_AHEAD = 1 }; /* while an execution runs, the answer comes with the next record: one wake for both */
 
 /* Flags of DOWN_EXEC. */
 enum {

@@ -216,8 +216,8 @@ class AsyncSandbox(SandboxProperties):
     async def terminate(self) -> None:
         """End it: every process is dead and everything removed on return. From any state; a second time, nothing.
 
-        Running executions are CANCELLED. Not cancelled itself: it takes some milliseconds. The kernel empties a network
-        namespace, and lets go of the loop device of a disk image, a moment later.
+        Running executions are CANCELLED. Not cancelled itself: it takes some milliseconds. The kernel empties network
+        and mount namespaces, and lets go of the loop device of a disk image, a moment later.
         """
         await self._route.call(self._core.terminate)
 

@@ -78,10 +78,11 @@ class Heartbeat(Part):
             self._begin_to_reconnect(NetworkError("the control channel broke while the sandbox was suspended"))
 
     def closed(self) -> None:
-        cell, supervisor, self._cell = self._cell, self._supervisor, None
+        cell, supervisor = self._cell, self._supervisor
         if cell is None or supervisor is None:
             return
-        self._stop()
+        self._stop()  # while it is known whose answer is not to come any more
+        self._cell = None
         cell.control.on_closed = None
         if self._connected:
             self._connected = False
@@ -246,12 +247,12 @@ def is_dying(pidfd: int) -> bool:
     """
     if pidfd < 0:
         return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if poll.poll(0):
-        return True
     fields = _stat(pidfd)
-    return bool(fields) and bool(int(fields[6]) & _EXITING)
+    if fields and int(fields[6]) & _EXITING:
+        return True
+    poll = select.poll()  # behind the look: what was gone then is told now
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _stat(pidfd: int) -> list[str]:

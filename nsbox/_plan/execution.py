@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nsbox._cgroups import CgroupTree, Level, Write, execution_writes
 from nsbox._config import ExecutionOptions, Limits, SandboxConfig
@@ -102,16 +103,19 @@ def plan_execution(
         capabilities=ROOT_MASK if config.writable_root and user.uid == 0 else 0,
         directory=limits.working_directory,
         search=environment["PATH"],
-        argv=tuple(os.fsencode(argument) for argument in (*argv, *options.arguments)),
-        environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
+        argv=tuple(map(os.fsencode, (*argv, *options.arguments))),
+        environment=tuple([os.fsencode(f"{name}={value}") for name, value in environment.items()]),
     )
 
 
 def _search_path(config: SandboxConfig) -> str:
     """The application's interpreter first: `python3` in a sandbox on the host's root is the one that runs nsbox."""
-    if config.rootfs != "host":
-        return _SYSTEM_PATH
-    directory = os.path.dirname(os.path.abspath(sys.executable)) if sys.executable else ""
+    return _path_on_host(sys.executable) if config.rootfs == "host" else _SYSTEM_PATH
+
+
+@lru_cache(maxsize=4)
+def _path_on_host(interpreter: str) -> str:
+    directory = os.path.dirname(os.path.abspath(interpreter)) if interpreter else ""
     return _SYSTEM_PATH if directory in ("", *_SYSTEM_PATH.split(":")) else f"{directory}:{_SYSTEM_PATH}"
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 from nsbox._errors import ConfigError, UnsupportedHostError
 from nsbox._seccomp import assemble
 from nsbox._seccomp.policy import ALLOW, KILL, Policy, PolicySource, Rule, parse_policy, read_source
+from nsbox._seccomp.ranges import by_ranges
 from nsbox._seccomp.syscalls import is_known, library, library_version, native_arch, syscall_number
 
 # What the launcher's child still has to do once the filter is loaded (hand over the listener, report a failure, start
@@ -79,7 +80,7 @@ def _compile(source: PolicySource, arch: int, version: tuple[int, int, int]) -> 
     _check_names(policy, version)
     _check_required(policy)
     blocks: dict[int, tuple[assemble.Instruction, ...]] = {}
-    program = assemble.splice(assemble.unpack(_export(policy, arch, blocks)), blocks)
+    program = by_ranges(assemble.splice(assemble.unpack(_export(policy, arch, blocks)), blocks), arch)
     notifies = any(i.code == assemble.RETURN and i.k == assemble.RET_USER_NOTIF for i in program)
     early = all(policy.decide(call, (*arguments, 0, 0, 0, 0)) == "allow" for call, arguments in STARTING_CALLS)
     return CompiledPolicy(

@@ -192,9 +192,12 @@ class Cell:
         """A new control channel. PID 1 takes it as soon as it runs: when it is stopped or suspended, after that.
 
         Raises:
-            SetupError: The kernel refused, or PID 1 has not taken the last hundreds of them.
+            SetupError: The kernel refused, or PID 1 has not taken the last ones: some ten may wait for it (unix(7),
+                max_dgram_qlen).
             NetworkError: The launcher or PID 1 died.
         """
+        # PID 1 closes the old one when it takes the new one, which may be before the answer is here: that is no alarm
+        self.control.close(NetworkError("the control channel is replaced by a new one"))
         _, fds = await self._do(wire.Down.CONNECT, "a control channel")
         if len(fds) != 1:
             raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "a control channel")

@@ -213,7 +213,7 @@ class Channel:
             return False
         self.expect(type, id, on_settled)
         with contextlib.suppress(NetworkError):  # who waits for an answer is told already
-            if self._try_to_send([wire.DOWN.pack(type, id, parent, 0, 0)], ()):
+            if self._try_to_send([wire.DOWN.pack(type, id, parent, wire.CREATE_AHEAD, 0)], ()):
                 return True
         self._answers.pop((type, id), None)
         return False

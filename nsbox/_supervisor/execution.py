@@ -355,6 +355,8 @@ def _start_failure(cell: Cell, order: Order, record: wire.Record) -> SandboxErro
         return program_start_error(os.fsdecode(order.plan.argv[0]), record.error)
     if record.stage is wire.Stage.DIRECTORY:
         return program_start_error(order.plan.directory, record.error, "the working directory")
+    if record.stage is wire.Stage.PROTOCOL and record.error == errno.ESRCH:  # it is dying, and will be heard of
+        return cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
     return cell.failure(record, "starting the program")
 
 

@@ -13,6 +13,7 @@ from nsbox._plan import ExecutionPlan, IdMap, Operation, TemplatePlan
 
 VERSION: Final = 1
 INLINE_PAYLOAD: Final = 96 * 1024
+CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
 EXEC_WARM: Final = 4
@@ -87,7 +88,7 @@ DOWN = struct.Struct("=IIIIQ")
 UP = struct.Struct("=IIIIii IiIi 6Q 7Q 16Q")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three of them an execution, each of which would take twice as long to make
 class Record:
     """What the launcher said, `struct up`."""
 

@@ -1,13 +1,15 @@
 """The states of a sandbox, as its own calls go through them."""
 
 import concurrent.futures
+import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import Bell, programs, until
+from watching import Bell, parts_of_nsbox, programs, until
 
 import nsbox
 from nsbox import SandboxStatus, Verdict
@@ -147,6 +149,30 @@ def test_restart_keeps_files_and_makes_new_processes() -> None:
         assert sandbox.shell("cat /tmp/f").stdout == "kept\nmore\nmore\nmore\n"
         assert sandbox.id == before
         assert sandbox.execute("print(open('/tmp/f').read(4))").stdout == "kept\n"
+
+
+def mount_namespaces() -> set[str]:
+    """Those that processes of nsbox are in or hold a descriptor of, as readlink(2) shows them (namespaces(7))."""
+    found = set()
+    for pid in parts_of_nsbox():
+        for link in (*Path(f"/proc/{pid}/fd").glob("*"), Path(f"/proc/{pid}/ns/mnt")):
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(link))
+    return {one for one in found if one.startswith("mnt:")}
+
+
+@pytest.mark.lane_unified
+def test_the_mounts_of_sandboxes_that_are_gone_go_too() -> None:
+    """Also where no further sandbox is made, with whose start they would go; and of many at once."""
+    sandboxes = [nsbox.Sandbox(disk_mb=1) for _ in range(20)]
+    for sandbox in sandboxes:
+        sandbox.start()
+    theirs = {sandbox.run(["readlink", "/proc/self/ns/mnt"]).stdout.strip() for sandbox in sandboxes}
+    assert len(theirs) == len(sandboxes)
+    assert theirs <= mount_namespaces()
+    for sandbox in sandboxes:
+        sandbox.terminate()
+    until(lambda: not theirs & mount_namespaces(), "the namespaces are nobody's any more")
 
 
 def test_reset_is_as_new() -> None:

@@ -47,7 +47,7 @@ def init_of(sandbox: AsyncSandbox | nsbox.Sandbox) -> int:
 
 
 class Seen:
-    """The events of a sandbox, from all threads."""
+    """The events of a sandbox but looks at metrics, from all threads."""
 
     def __init__(self, sandbox: AsyncSandbox | nsbox.Sandbox) -> None:
         self.events: list[nsbox.Event] = []
@@ -56,7 +56,8 @@ class Seen:
 
     def _add(self, event: nsbox.Event) -> None:
         with self._new:
-            self.events.append(event)
+            if not isinstance(event, nsbox.MetricsUpdated):
+                self.events.append(event)
             self._new.notify_all()
 
     def wait(self, name: str, count: int = 1) -> None:
@@ -264,6 +265,18 @@ def test_what_breaks_again_at_once_is_given_up() -> None:
         ]  # fmt: skip
         assert sandbox.status is SandboxStatus.ERROR
         assert "PID 1 has died" in str(sandbox.last_error)
+
+
+def test_a_policy_without_retries_makes_no_attempt() -> None:
+    """RecoveryFailed at once, and ERROR; by hand too, but for `reconnect`, which is no recovery."""
+    with nsbox.Sandbox(recovery=RecoveryPolicy(max_retries=0)) as sandbox:
+        seen = Seen(sandbox)
+        os.kill(init_of(sandbox), signal.SIGKILL)
+        seen.wait("recovery_failed")
+        assert not sandbox.recover_from_error(nsbox.NetworkError("by hand"))
+        assert seen.lines() == ["disconnected 1006", "error", *["recovery_failed reconnect"] * 2]
+        sandbox.reconnect()
+        assert sandbox.shell("echo usable").stdout == "usable\n"
 
 
 def test_a_supervisor_that_was_stopped_on_purpose_takes_its_sandboxes_along() -> None:
