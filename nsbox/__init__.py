@@ -86,10 +86,11 @@ from nsbox._events import (
     Terminated,
 )
 from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
+from nsbox._languages import detect_language
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
-from nsbox._runtimes import RUNTIMES
+from nsbox._runtimes import RUNTIMES, load_runtime
 from nsbox._sandbox import AsyncSandbox
 from nsbox._states import ALLOWED_TRANSITIONS, ExecutionStatus, SandboxStatus
 
@@ -182,5 +183,7 @@ __all__ = [
     "UnsupportedHostError",
     "Usage",
     "Verdict",
+    "detect_language",
     "execute",
+    "load_runtime",
 ]

@@ -272,7 +272,7 @@ class AsyncSandbox(SandboxProperties):
         return await self._route.call(self._core.recovery.recover, error)
 
     async def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
-        """Run a program in the language of `options`, else of the sandbox's runtime.
+        """Run a program: compiled first, where its language is; see `ExecutionOptions.language` and docs/languages.md.
 
         Args:
             code: Its text.
@@ -284,7 +284,8 @@ class AsyncSandbox(SandboxProperties):
 
         Raises:
             ConfigError: An option that cannot be, or loosens a limit of the sandbox.
-            ProgramStartError: The interpreter or the working directory is not there, or no such user.
+            UnsupportedHostError: The language's toolchain is not in the sandbox's root.
+            ProgramStartError: The working directory is not there, or no such user.
             ResourceLimitError: `max_concurrent_executions` are running.
             InvalidStateError: The sandbox is not active.
             SetupError: The kernel refused a step before the program ran; the sandbox stays usable.

@@ -71,6 +71,7 @@ class Observation:
         max_rss_bytes: The largest resident set of a single process (getrusage(2)).
         memory_limit_bytes: The limit in force; 0: none.
         cgroup_mode: How the host's cgroups are used; "none": there are no counters, memory was sampled.
+        compiler: Whether it was the compiler that ended, and not the program: without a program to run.
         wall_limit_seconds: The limit, for the evidence; so are the following. None: not limited, or not known.
         cpu_limit_seconds: Of CPU time.
         output_limit_bytes: Of stdout and stderr together.
@@ -97,6 +98,7 @@ class Observation:
     max_rss_bytes: int
     memory_limit_bytes: int
     cgroup_mode: str
+    compiler: bool = False
     wall_limit_seconds: float | None = None
     cpu_limit_seconds: float | None = None
     output_limit_bytes: int | None = None
@@ -147,6 +149,11 @@ class Judgement:
     signal: int | None
     evidence: Mapping[str, object]
 
+    @property
+    def ok(self) -> bool:
+        """Whether the verdict is OK."""
+        return self.verdict is Verdict.OK
+
 
 _KILLED_FOR: Mapping[KillReason, Verdict] = FrozenMap(
     {
@@ -174,12 +181,16 @@ def judge(observation: Observation) -> Judgement:
     - `oom_kills`, `processes_refused`, `quota_full`, `bytes_dropped`: the counters that are not zero, also of a program
       that went on and ended well.
     - `memory_source`: "sampled" or "cgroup", for MEMORY_LIMIT. `cgroup_mode`: always.
+    - `compiler_verdict`: for COMPILE_ERROR, what the verdict about a program would be that ended like the compiler.
 
     Args:
         observation: The facts.
     """
     verdict, cause = _decide(observation)
     evidence = {"cause": cause, **dict(_limit(verdict, cause, observation)), **dict(_facts(verdict, observation))}
+    if observation.compiler and verdict is not Verdict.CANCELLED:
+        evidence["compiler_verdict"] = verdict.value
+        verdict = Verdict.COMPILE_ERROR
     return Judgement(
         verdict=verdict, exit_code=observation.exit_code, signal=observation.signal, evidence=FrozenMap(evidence)
     )

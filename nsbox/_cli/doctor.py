@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nsbox._cli import streams
+from nsbox._cli.languages import Language, languages
 from nsbox._cli.selftest import Row, self_test
 from nsbox._errors import SandboxError
 from nsbox._host import Check, checks
@@ -55,10 +56,11 @@ def doctor(*, as_json: bool, self_test: bool) -> int:
     seen = (launcher_check(), *checks())
     rows, failure = _attack() if self_test else ((), "")
     status = rate(seen, rows, failure)
+    spoken = languages()
     if as_json:
-        streams.write(streams.STDOUT, _json(status, seen, rows if self_test else None, failure))
+        streams.write(streams.STDOUT, _json(status, seen, spoken, rows if self_test else None, failure))
     else:
-        streams.write(streams.STDOUT, _render(status, seen, rows, failure))
+        streams.write(streams.STDOUT, _render(status, seen, spoken, rows, failure))
     return int(status)
 
 
@@ -102,21 +104,27 @@ def _attack() -> tuple[Sequence[Row], str]:
     return rows, ""
 
 
-def _json(status: Status, seen: Iterable[Check], rows: Iterable[Row] | None, failure: str) -> str:
+def _json(
+    status: Status, seen: Iterable[Check], spoken: Iterable[Language], rows: Iterable[Row] | None, failure: str
+) -> str:
     value = {
         "status": status.name.lower(),
         "exit_status": int(status),
         "checks": [dataclasses.asdict(check) for check in seen],
+        "languages": [dataclasses.asdict(language) for language in spoken],
         "self_test": None if rows is None else [dataclasses.asdict(row) for row in rows],
         "self_test_failure": failure or None,
     }
     return json.dumps(value, indent=2) + "\n"
 
 
-def _render(status: Status, seen: Sequence[Check], rows: Sequence[Row], failure: str) -> str:
+def _render(
+    status: Status, seen: Sequence[Check], spoken: Sequence[Language], rows: Sequence[Row], failure: str
+) -> str:
     console = Console()
     with console.capture() as captured:
         console.print(_checks_table(seen))
+        console.print(_languages_table(spoken))
         if rows:
             console.print(_attacks_table(rows))
         if failure:
@@ -128,6 +136,9 @@ def _render(status: Status, seen: Sequence[Check], rows: Sequence[Row], failure:
             names = ", ".join(check.id for check in lacks if check.remedy == remedy)
             # Not in the table, where a command would be broken into pieces that nobody can copy.
             console.print(Text(f"  {names}:\n    {remedy}"), soft_wrap=True)
+        for language in spoken:
+            if not language.ok:
+                console.print(Text(f"  {language.name}, should it be run:\n    {language.remedy}"), soft_wrap=True)
         console.print(Text(_SUMMARY[status]))
     return captured.get()
 
@@ -142,6 +153,14 @@ _SUMMARY = {
 def _checks_table(seen: Sequence[Check]) -> Table:
     rows = [(_mark(ok=check.ok), Text(check.id), Text(check.found), Text(check.costs)) for check in seen]
     return _table(("", "check", "found", "what its lack costs"), rows, all_ok=all(check.ok for check in seen))
+
+
+def _languages_table(spoken: Sequence[Language]) -> Table:
+    """A language that is not there is no lack of the host's, unless somebody wants it."""
+    rows = [
+        (_mark(ok=True) if one.ok else Text("none", style="yellow"), Text(one.name), Text(one.found)) for one in spoken
+    ]
+    return _table(("", "language", "toolchain"), rows, all_ok=False)
 
 
 def _attacks_table(rows: Sequence[Row]) -> Table:

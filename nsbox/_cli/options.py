@@ -66,7 +66,11 @@ Require = Annotated[
     typer.Option(metavar="NAME", help="Fail unless the host has this capability (nsbox doctor has them); repeat."),
 ]
 Language = Annotated[
-    str | None, typer.Option(metavar="NAME", help=_default("What FILE or CODE is written in", _BASE.runtime))
+    str | None,
+    typer.Option(
+        metavar="NAME|TOML",
+        help="What FILE or CODE is written in (default: as FILE is named, else as it looks, else python).",
+    ),
 ]
 Store = Annotated[
     Path | None,

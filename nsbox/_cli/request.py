@@ -8,8 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal, cast
 
-from nsbox._config import EnforcementPolicy, ExecutionOptions, Mount, SandboxConfig, make_config
+from nsbox._config import EnforcementPolicy, ExecutionOptions, Mount, Runtime, SandboxConfig, make_config
 from nsbox._errors import ConfigError
+from nsbox._runtimes import language_of_file, load_runtime
 
 
 class Kind(Enum):
@@ -113,12 +114,19 @@ def execution_options(request: Request, program: Program, stdin: bytes | None) -
         raise ConfigError(f"--language={request.language!r}: must not stand beside a COMMAND")
     user = request.user
     return ExecutionOptions(
-        language=request.language,
+        language=_language(request.language, program),
         cpu_timeout=request.cpu_timeout,
         arguments=() if program.kind is Kind.COMMAND else program.words,
         stdin=stdin,
         user=int(user) if user is not None and user.isascii() and user.isdecimal() else user,
     )
+
+
+def _language(name: str | None, program: Program) -> str | Runtime | None:
+    """What was asked for, else what the file's suffix says; None: it is told by the text."""
+    if name is not None:
+        return load_runtime(name) if "/" in name or name.endswith(".toml") else name
+    return language_of_file(program.text) if program.kind is Kind.FILE else None
 
 
 def decode_program(name: str, content: bytes) -> str:

@@ -79,8 +79,8 @@ def _commands(core: SandboxCore, words: Sequence[str], *, on_terminal: bool) -> 
         yield [("bash",), ("sh",)]
         return
     text = _BASHRC.format(name=_prompt(core.id)).encode()
-    with program_source(core.living()[1].source, f"shell-{secrets.token_hex(8)}", "bashrc", text) as path:
-        yield [("bash", "--rcfile", path, "-i"), ("sh", "-i")]
+    with program_source(core.living()[1].source, f"shell-{secrets.token_hex(8)}", "bashrc", text) as place:
+        yield [("bash", "--rcfile", place.source, "-i"), ("sh", "-i")]
 
 
 def _prompt(sandbox_id: str) -> str:

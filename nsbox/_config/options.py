@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 
 from nsbox._config.frozen import FrozenMap, shown
-from nsbox._config.runtime import language_name
+from nsbox._config.runtime import Runtime, language_name
 from nsbox._config.sandbox import SandboxConfig
 from nsbox._config.validation import (
     assign,
@@ -31,7 +31,8 @@ class ExecutionOptions:
     """How one execution differs from what its sandbox gives; it may tighten a limit, never loosen it.
 
     Attributes:
-        language: A name from `nsbox.RUNTIMES`; None: the sandbox's runtime.
+        language: A name from `nsbox.RUNTIMES`, or a `Runtime`; None: what `nsbox.detect_language` says, and where that
+            is not sure, or the sandbox's runtime is a `Runtime` of its own, the sandbox's runtime.
         timeout: Wall clock in seconds, at least 0.001; None: the sandbox's.
         cpu_timeout: CPU time of the whole process tree in seconds, at least 0.001; None: the sandbox's.
         memory_limit_mb: MiB, at least 1; None: the sandbox's.
@@ -47,7 +48,7 @@ class ExecutionOptions:
         ConfigError: Names the field, the value and what is allowed.
     """
 
-    language: str | None = None
+    language: str | Runtime | None = None
     timeout: float | None = None
     cpu_timeout: float | None = None
     memory_limit_mb: int | None = None
@@ -60,7 +61,7 @@ class ExecutionOptions:
     user: str | int | None = None
 
     def __post_init__(self) -> None:
-        if self.language is not None:
+        if self.language is not None and not isinstance(self.language, Runtime):
             language_name("language", self.language)
         if self.timeout is not None:
             assign(self, timeout=seconds("timeout", self.timeout))

@@ -63,7 +63,7 @@ async def empty_from_inside(core: SandboxCore) -> None:
     argv = ("/bin/sh", "-c", _SCRIPT, "sh", *_find_words(cell))
     running = core.executions.new_command(argv, ExecutionOptions(working_directory="/", capture_output=False))
     sink = OutputSink(core.emitter, running.execution.id, None)
-    outcome = await run_execution(cell, core.executions.order(running, argv, None, ""), sink)
+    outcome = await run_execution(cell, core.executions.order(running, argv), sink)
     status = outcome.observation.wait_status
     if status:
         raise SetupError("cleanup", EIO, f"the command that empties them ended with {status:#x}", _SWEPT[0][1])

@@ -317,6 +317,7 @@ class SandboxCore:
                 self.machine.to(_S.TERMINATING)
                 for part in self._parts:
                     await part.end()
+                self.executions.stop_compiling()
                 await self._unmake_cell()
                 await self.executions.wait_idle()  # what was running has its result, CANCELLED
                 self.machine.to(_S.TERMINATED)

@@ -6,22 +6,25 @@ import contextlib
 import secrets
 import shlex
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
-from nsbox._config import ExecutionOptions, Runtime, effective_limits
+from nsbox._config import ExecutionOptions, FrozenMap, Runtime, effective_limits
 from nsbox._core.aftermath import announce, is_quota_full
+from nsbox._core.orders import make_order
 from nsbox._core.output import OutputQueue, OutputSink
+from nsbox._core.program import Program, Running, run_program
 from nsbox._core.sources import program_source
+from nsbox._core.toolchain import values_for
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
-from nsbox._plan import disk_slack_bytes, plan_execution
+from nsbox._languages import choose_language
 from nsbox._results import Execution, ExecutionResult, Verdict
-from nsbox._runtimes import fill_in, find_runtime
+from nsbox._runtimes import RUNTIMES, fill_in, find_runtime, source_values
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.execution import Order, Outcome, run_execution
@@ -32,27 +35,9 @@ if TYPE_CHECKING:
     from nsbox._core.core import SandboxCore
 
 _S = SandboxStatus
-_MIB = 1 << 20
 _FAILED_KEPT = 8
 COMMAND = "command"
 """The language of what `run`, `shell` and `spawn` run."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Running:
-    """An execution on its way.
-
-    Attributes:
-        execution: The record, as events and `executions` have it: without secrets.
-        options: As they are.
-        number: The launcher's name for it.
-        asked_at: trio's clock.
-    """
-
-    execution: Execution
-    options: ExecutionOptions
-    number: int = 0
-    asked_at: float = 0.0
 
 
 class Executions:
@@ -80,20 +65,31 @@ class Executions:
             options: How.
             queue: Who reads its output meanwhile, and may hold it up.
         """
-        runtime = self._core.runtime if options.language is None else find_runtime(options.language)
+        runtime = self._runtime_for(code, options)
         text = code.encode("utf-8", "surrogatepass")  # what is no text is the interpreter's to refuse
+        names = source_values(runtime, code)
         self.require_room()
         _, cell = self._core.living()
         running = self._new(code, runtime.name, options)
-        with program_source(cell.source, running.execution.id, runtime.file_name, text) as source:
-            return await self._perform(running, runtime.run, runtime, source, queue, text)
+        with program_source(cell.source, running.execution.id, fill_in(runtime.file_name, names), text) as place:
+            program = Program(runtime=runtime, text=text, names=names, place=place)
+            return await self._perform(running, runtime.run, program, queue)
+
+    def _runtime_for(self, code: str, options: ExecutionOptions) -> Runtime:
+        """The one that was asked for, else what the text is written in, if that is sure, else the sandbox's."""
+        if options.language is not None:
+            return find_runtime(options.language)
+        own = self._core.runtime
+        if RUNTIMES.get(own.name) is not own:  # a runtime of the caller's own is meant for all that he runs
+            return own
+        return find_runtime(choose_language(code, own.name))
 
     async def run(
         self, argv: Sequence[str], options: ExecutionOptions, queue: OutputQueue | None = None
     ) -> ExecutionResult:
         """Run a command."""
         self.require_room()
-        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, "", queue, b"")
+        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, queue)
 
     async def again(self, id: str) -> ExecutionResult:
         """Run one of the last that failed once more, as it was asked for.
@@ -116,6 +112,9 @@ class Executions:
         running = self.running.get(id)
         if running is None:
             raise InvalidStateError(f"no execution {id!r} is running in this sandbox")
+        if running.compiling is not None:
+            running.compiling.cancel()
+            return
         await self._core.living()[1].kill(running.number, KillReason.CANCELLED)
 
     async def stop_all(self) -> None:
@@ -128,6 +127,12 @@ class Executions:
             await self.wait_idle()
         finally:
             self._stopping -= 1
+
+    def stop_compiling(self) -> None:
+        """Kill the compilers of those that have not begun to run."""
+        for running in self.running.values():
+            if running.compiling is not None:
+                running.compiling.cancel()
 
     async def wait_idle(self) -> None:
         """Wait until none is left."""
@@ -167,21 +172,18 @@ class Executions:
         )  # fmt: skip
 
     async def _perform(
-        self,
-        running: Running,
-        argv: Sequence[str],
-        runtime: Runtime | None,
-        source: str,
-        queue: OutputQueue | None,
-        text: bytes,
+        self, running: Running, argv: Sequence[str], program: Program | None, queue: OutputQueue | None
     ) -> ExecutionResult:
-        order = self.order(running, argv, runtime, source)
-        if runtime is not None and self._core.wants_warm(running.options, text, runtime):
+        order = self.order(running, argv, program)
+        if program is not None and self._core.wants_warm(running.options, program.text, program.runtime):
             order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:
-            outcome = await run_execution(cell, order, sink)
+            if program is None:
+                outcome = await run_execution(cell, order, sink)
+            else:
+                outcome = await run_program(self._core, running, program, order, sink)
             sink.finish()
             return outcome
 
@@ -251,41 +253,24 @@ class Executions:
             if core.status is _S.BUSY:
                 core.machine.to(_S.IDLE)
 
-    def order(self, running: Running, argv: Sequence[str], runtime: Runtime | None, source: str) -> Order:
+    def order(self, running: Running, argv: Sequence[str], program: Program | None = None) -> Order:
         """What the launcher and the pumps are told."""
         supervisor, _ = self._core.living()
-        config, options = self._core.config, running.options
-        limits = effective_limits(config, options, self._core.environment.variables)
-
-        def fill(text: str) -> str:
-            return fill_in(text, source=source, directory=limits.working_directory)
-
-        plan = plan_execution(
-            config, supervisor.tree, supervisor.ids, limits, options,
-            argv if runtime is None else [fill(part) for part in argv],
-            passwd="" if options.user is None else self._core.find_passwd(),
-            runtime_environment={name: fill(value) for name, value in runtime.environment.items()} if runtime else {},
-            allowed_cpus=supervisor.allowed_cpus,
+        config = self._core.config
+        limits = effective_limits(config, running.options, self._core.environment.variables)
+        environment: Mapping[str, str] = {}
+        if program is not None:
+            memory_bytes = limits.memory_bytes or config.resources.memory.limit_mb << 20
+            values = {
+                **program.names, **values_for(config, memory_bytes, supervisor.allowed_cpus),
+                "source": program.place.source, "output": program.place.built, "directory": limits.working_directory,
+            }  # fmt: skip
+            argv = [fill_in(part, values) for part in argv]
+            environment = {name: fill_in(text, values) for name, text in program.runtime.environment.items()}
+        return make_order(
+            supervisor, config, limits, running.options, argv,
+            passwd="" if running.options.user is None else self._core.find_passwd(), runtime_environment=environment,
         )  # fmt: skip
-        resources = config.resources
-        stdin = options.stdin
-        return Order(
-            id=supervisor.next_number(),
-            plan=plan,
-            stdin=stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b"",
-            keep_output=options.capture_output,
-            output_bytes=round(config.enforcement.max_output_mb * _MIB),
-            memory_bytes=limits.memory_bytes or resources.memory.limit_mb * _MIB,
-            cpu_seconds=limits.cpu_seconds,
-            process_limit=resources.processes.max_processes,
-            disk_bytes=resources.disk.quota_mb * _MIB,
-            disk_slack_bytes=disk_slack_bytes(config),
-            file_size_bytes=resources.processes.max_file_size_mb * _MIB,
-            cgroup_mode=supervisor.tree.mode,
-            enforce_memory=config.enforcement.enforce_memory_limits,
-            group=supervisor.tree.hierarchies[0].path if supervisor.tree.hierarchies else None,
-            sampled=supervisor.tree.index_of("memory") is None,
-        )
 
 
 def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResult:
@@ -303,5 +288,5 @@ def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResul
         truncated=seen.bytes_dropped > 0,
         error=parse_python_error(outcome.stderr.decode("utf-8", "replace")) if failed else None,
         metrics=metrics if running.options.capture_metrics else None,
-        evidence=judgement.evidence,
+        evidence=FrozenMap({**judgement.evidence, **outcome.notes}) if outcome.notes else judgement.evidence,
     )

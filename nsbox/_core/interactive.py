@@ -17,7 +17,7 @@ import trio
 from nsbox._config import ExecutionOptions
 from nsbox._config.validation import integer
 from nsbox._core.core import SandboxCore
-from nsbox._core.executions import Running
+from nsbox._core.program import Running
 from nsbox._errors import ConfigError, InvalidStateError, SetupError
 from nsbox._results import ExecutionResult
 from nsbox._supervisor.background import start_soon
@@ -279,7 +279,7 @@ async def spawn(
     if size is not None and "TERM" not in options.environment:
         options = options.with_environment(TERM="xterm-256color")
     running = core.executions.new_command(argv, options)
-    order = core.executions.order(running, argv, None, "")
+    order = core.executions.order(running, argv)
     stdio = Stdio.pipes() if size is None else Stdio.pseudo_terminal(cell, size)
     process = Interactive(core, running, stdio)
     await process.start(order)

@@ -11,10 +11,10 @@ template     everything that sandboxes of one kind have in common
 execution    everything about one execution
 """
 
-from nsbox._plan.execution import ExecutionPlan, plan_execution
+from nsbox._plan.execution import ExecutionPlan, plan_execution, search_path
 from nsbox._plan.identity import PROGRAM_ID, IdMap
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
-from nsbox._plan.root import SOURCE_DIRECTORY, disk_slack_bytes
+from nsbox._plan.root import SOURCE_DIRECTORY, disk_slack_bytes, host_trees
 from nsbox._plan.template import TemplatePlan, disk_backed, plan_template
 from nsbox._plan.writable import overlay_error
 
@@ -29,7 +29,9 @@ __all__ = [
     "TemplatePlan",
     "disk_backed",
     "disk_slack_bytes",
+    "host_trees",
     "overlay_error",
     "plan_execution",
     "plan_template",
+    "search_path",
 ]

@@ -84,7 +84,7 @@ def plan_execution(
     """
     user = find_user(options.user, passwd, ids)
     environment = {
-        "PATH": _search_path(config),
+        "PATH": search_path(config),
         "HOME": user.home if user != DEFAULT_USER else DEFAULT_USER.home,
         "USER": user.name,
         "LOGNAME": user.name,
@@ -108,7 +108,7 @@ def plan_execution(
     )
 
 
-def _search_path(config: SandboxConfig) -> str:
+def search_path(config: SandboxConfig) -> str:
     """The application's interpreter first: `python3` in a sandbox on the host's root is the one that runs nsbox."""
     return _path_on_host(sys.executable) if config.rootfs == "host" else _SYSTEM_PATH
 

@@ -123,6 +123,12 @@ def _add_host(tree: _Tree, config: SandboxConfig) -> None:
             tree.bind(path, entry)
 
 
+def host_trees() -> tuple[str, ...]:
+    """What of the host a sandbox on the host's root sees, by the same paths."""
+    top = [f"/{name}" for name in ("usr", *_TOP_LINKS) if os.path.lexists(f"/{name}")]
+    return (*top, *_expand("/etc", _HOST_ETC))
+
+
 def _add_directory(tree: _Tree, root: hostfiles.HostEntry, config: SandboxConfig) -> None:
     with os.scandir(root.path) as entries:
         names = sorted(entry.name for entry in entries)

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -73,12 +73,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How it ended."""
+    """How it ended; `notes` are added to the evidence."""
 
     observation: Observation
     stdout: bytes
     stderr: bytes
     suspended_seconds: float
+    notes: Mapping[str, object] = field(default_factory=dict)
 
 
 async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:

@@ -11,6 +11,7 @@ import trio
 
 from nsbox import AsyncSandbox
 from scripts.benchmarks.deadline import deadline
+from scripts.benchmarks.languages import header, known
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
 from scripts.benchmarks.metrics import metrics
@@ -28,6 +29,8 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "stream": stream,
     "scale": scale,
     "metrics": metrics,
+    "known": known,
+    "header": header,
 }
 
 

@@ -1,0 +1,175 @@
+"""What a text is written in: right on real programs of each language, and never more than None on anything else."""
+
+import random
+import subprocess
+import sys
+import sysconfig
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsbox import RUNTIMES, detect_language
+from nsbox._languages import choose_language
+
+PROGRAMS = Path(__file__).parent.parent / "programs"
+LEAST_RIGHT = 0.97
+LEAST_PROGRAMS = 25
+SAMPLE = 150
+CHANCE = random.Random(7)  # noqa: S311  # of a sample
+
+INSTALLED = {
+    "python": (sysconfig.get_path("stdlib"), "*.py"),
+    "javascript": ("/usr/share/nodejs", "*.js"),
+    "go": ("/usr/share/go-1.19/src", "*.go"),
+    "c": ("/usr/share/doc", "*.c"),
+    "rust": ("/usr/lib/rustlib/src", "*.rs"),
+}
+"""Where toolchains have sources of their own, and their names; those of the JDK are in an archive."""
+
+
+def short_programs(language: str) -> list[str]:
+    """The programs of tests/programs."""
+    return (PROGRAMS / f"{language}.txt").read_text().split("%%\n")
+
+
+def installed_programs(language: str) -> list[str]:
+    """Sources that lie on this machine, without those that hold nothing but comments."""
+    if language == "java":
+        archives = sorted(Path("/usr/lib/jvm").glob("*/lib/src.zip"))
+        return list(_archived(archives[0])) if archives else []
+    if language == "bash":
+        paths = [
+            path for path in sorted(Path("/usr/bin").iterdir()) if path.is_file() and _first_line(path).endswith("sh")
+        ]
+        return [path.read_text("utf-8", "replace").partition("\n")[2] for path in paths]
+    place, pattern = INSTALLED.get(language, ("/nonexistent", ""))
+    paths = [path for path in sorted(Path(place).rglob(pattern)) if path.is_file() and path.stat().st_size > 400]
+    paths = CHANCE.sample(paths, min(SAMPLE, len(paths)))
+    return [path.read_text("utf-8", "replace") for path in paths]
+
+
+def _archived(path: Path) -> Iterator[str]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".java") and "-info" not in name]
+        for name in CHANCE.sample(names, min(SAMPLE, len(names))):
+            yield archive.read(name).decode("utf-8", "replace")
+
+
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        line = file.readline(100).decode("latin-1").strip()
+    return line if line.startswith("#!/") else ""
+
+
+@pytest.mark.parametrize("language", RUNTIMES)
+def test_short_programs_are_told(language: str) -> None:
+    """At least 97 % of those that people write to try something out, and no two languages are mixed up by design."""
+    programs = short_programs(language)
+    assert len(programs) >= LEAST_PROGRAMS
+    wrong = [(detect_language(code), code) for code in programs if detect_language(code) != language]
+    assert len(wrong) <= (1 - LEAST_RIGHT) * len(programs), wrong
+
+
+@pytest.mark.parametrize("language", RUNTIMES)
+def test_sources_of_this_machine_are_told(language: str) -> None:
+    """At least 97 % of what toolchains bring along, shell scripts without their first line."""
+    programs = installed_programs(language)
+    if len(programs) < LEAST_PROGRAMS:
+        pytest.skip(f"there are {len(programs)} sources of {language} on this machine")
+    wrong = [code[:200] for code in programs if detect_language(code) != language]
+    assert len(wrong) <= (1 - LEAST_RIGHT) * len(programs), [(detect_language(code), code) for code in wrong]
+
+
+@pytest.mark.parametrize("language", RUNTIMES)
+def test_a_program_of_a_sandbox_s_own_language_stays_that(language: str) -> None:
+    """Nothing is sent to another language's interpreter that is a program of this one."""
+    for code in short_programs(language):
+        assert choose_language(code, language) == language, code
+
+
+@pytest.mark.parametrize(
+    ("line", "language"),
+    [
+        ("#!/usr/bin/env python3", "python"), ("#!/usr/bin/python3.12 -u", "python"), ("#!/bin/sh", "bash"),
+        ("#! /usr/bin/env -S node --no-warnings", "javascript"), ("#!/usr/bin/env VAR=1 bash", "bash"),
+        ("#!/usr/bin/perl", None), ("#!/usr/bin/env ts-node", "typescript"), ("#!/usr/bin/pypy3", "python"),
+    ],
+)  # fmt: skip
+def test_the_first_line_decides(line: str, language: str | None) -> None:
+    """Whatever follows: an interpreter of no language of nsbox's is none."""
+    assert detect_language(f"{line}\nconsole.log(1)\n") == language
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", " \n", "x = 1", "x", "f(1)", "hello world", "a b c", "1 + 1", "{}", "[]", ";", "//", "#", "#!", "#!\n",
+     "Dear reader,\nthis is no program. It is for nobody.\n", "let x = 1;", "x = [1, 2, 3]", '{"a": [1, 2]}',
+     "SELECT * FROM t WHERE x = 1;", "<html><body>x</body></html>", "key: value\nother: 2\n"],
+)  # fmt: skip
+def test_what_is_everybody_s_or_nobody_s_is_not_told(code: str) -> None:
+    """A text that is a program in several languages, or in none, stays with the sandbox's own."""
+    assert detect_language(code) is None
+    assert choose_language(code, "javascript") == "javascript"
+
+
+@pytest.mark.parametrize(
+    ("code", "own", "language"),
+    [
+        ("console.log(1)", "python", "python"),  # it parses
+        ("console.log(1);\nlet x = 2;", "python", "javascript"),
+        ("print(1)", "javascript", "python"),
+        ('#include <stdio.h>\nint main() { puts("x"); }', "cpp", "cpp"),
+        ("#include <iostream>\nint main() { std::cout << 1; }", "c", "cpp"),
+        ("const x = 1; console.log(x)", "typescript", "typescript"),
+        ("const x: number = 1; console.log(x)", "javascript", "typescript"),
+        ("print('a'", "python", "python"),
+        ("#!/bin/sh\nx = 1", "python", "bash"),
+    ],
+)  # fmt: skip
+def test_the_sandbox_s_own_language_is_preferred(code: str, own: str, language: str) -> None:
+    """Where a text is a program of it, too: Python that parses, C in C++, JavaScript in TypeScript."""
+    assert choose_language(code, own) == language
+
+
+def test_anything_is_answered() -> None:
+    """Random text, damaged programs, deep nesting, bytes, half characters: an answer, without a warning."""
+    chance = CHANCE
+    alphabet = "(){}[]<>;:,.'\"`\\/*#$&|=!?-+~@%^ \n\t\r\0abcdefxyz_019é\ud800\u2028"
+    corpus = [code for language in RUNTIMES for code in short_programs(language)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for turn in range(1500):
+            if turn % 3:
+                code = list(chance.choice(corpus))
+                for _ in range(chance.randrange(1, 12)):
+                    code[chance.randrange(len(code))] = chance.choice(alphabet) * chance.choice((0, 1, 1, 2, 60))
+                text = "".join(code)
+            else:
+                text = "".join(chance.choice(alphabet) for _ in range(chance.randrange(600)))
+            for own in ("python", "cpp"):
+                assert choose_language(text, own) in RUNTIMES
+            assert detect_language(text) in (None, *RUNTIMES)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["(", "[", "{", "not ", "-", ".a", "()", "lambda:", "if a:\n ", "await ", "@a\n", "**2", "a if b else ", "'", '"',
+     "\\\n", "/*", "a.", "$", "<a", "a,", "[]", "\n", " ", "\t", "static ", "f'{", "\ud800", "\0", "é", "x=1;", "#",
+     '"""', "`"],
+)  # fmt: skip
+def test_ten_megabytes_are_answered(unit: str) -> None:
+    """Of anything; in a process of its own, which a crash of the parser would end, with little CPU time."""
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+from nsbox import detect_language
+for size in (3, 60_000, 10_000_000):
+    text = ({unit!r} * size)[:size]
+    detect_language(text)
+    detect_language("a" + text)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
