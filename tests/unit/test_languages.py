@@ -17,15 +17,18 @@ from nsbox._languages import choose_language
 PROGRAMS = Path(__file__).parent.parent / "programs"
 LEAST_RIGHT = 0.97
 LEAST_PROGRAMS = 25
+LEAST_BYTES = 3000
+"""Of a source that lies on the machine: less is a license, or a list of other files."""
 SAMPLE = 150
 CHANCE = random.Random(7)  # noqa: S311  # of a sample
 
 INSTALLED = {
-    "python": (sysconfig.get_path("stdlib"), "*.py"),
-    "javascript": ("/usr/share/nodejs", "*.js"),
-    "go": ("/usr/share/go-1.19/src", "*.go"),
-    "c": ("/usr/share/doc", "*.c"),
-    "rust": ("/usr/lib/rustlib/src", "*.rs"),
+    "python": ([sysconfig.get_path("stdlib")], "*.py"),
+    "javascript": (["/usr/share/nodejs", "/usr/lib/node_modules"], "*.js"),
+    "typescript": (["/usr/share/nodejs/typescript/lib"], "*.d.ts"),
+    "go": (sorted(str(path) for path in Path("/usr/share").glob("go-1.*/src")), "*.go"),
+    "c": (["/usr/share/doc", "/usr/share/go-1.19"], "*.c"),
+    "rust": (["/usr/lib/rustlib/src"], "*.rs"),
 }
 """Where toolchains have sources of their own, and their names; those of the JDK are in an archive."""
 
@@ -45,8 +48,9 @@ def installed_programs(language: str) -> list[str]:
             path for path in sorted(Path("/usr/bin").iterdir()) if path.is_file() and _first_line(path).endswith("sh")
         ]
         return [path.read_text("utf-8", "replace").partition("\n")[2] for path in paths]
-    place, pattern = INSTALLED.get(language, ("/nonexistent", ""))
-    paths = [path for path in sorted(Path(place).rglob(pattern)) if path.is_file() and path.stat().st_size > 400]
+    places, pattern = INSTALLED.get(language, ([], ""))
+    paths = [path for place in places for path in sorted(Path(place).rglob(pattern))]
+    paths = [path for path in paths if path.is_file() and path.stat().st_size > LEAST_BYTES]
     paths = CHANCE.sample(paths, min(SAMPLE, len(paths)))
     return [path.read_text("utf-8", "replace") for path in paths]
 
