@@ -118,6 +118,15 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 			warm_stop(launcher, template);
 		return;
 	}
+	case DOWN_TURN:
+		turn_begin(launcher, down->id, payload);
+		return;
+	case DOWN_TURN_END:
+		turn_end(launcher, down->id);
+		return;
+	case DOWN_INTERRUPT:
+		turn_interrupt(launcher, down->id, (enum kill_reason)down->flags, payload);
+		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

@@ -9,6 +9,7 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   turn.c       an execution that does one thing after the other
  *   warm.c       interpreters that are ready before they are needed
  *   overlay.c    a writable root                            copy.c    what it begins with
  *   cgroup.c     making, limiting, counting, killing, removing
@@ -165,6 +166,9 @@ struct task {
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
+	/* of one that lives from turn to turn */
+	uint64_t grace_ns;      /* not 0: at its limits it is interrupted, and killed only so much later */
+	enum kill_reason interrupted;
 };
 
 struct outgoing {
@@ -264,6 +268,7 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason);
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
+void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 
 /* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
@@ -278,7 +283,15 @@ bool warm_ready(const struct template *template);
 int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
 bool warm_hear_all(struct launcher *launcher);
 
+/* turn.c */
+void turn_begin(struct launcher *launcher, uint32_t id, struct payload *payload);
+void turn_end(struct launcher *launcher, uint32_t id);
+void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason, struct payload *payload);
+/* It has reached a limit: interrupted, if that was not tried before, else killed. */
+void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason);
+
 /* deadline.c */
+uint64_t deadline_cpu_us(struct launcher *launcher, const struct task *task); /* UINT64_MAX: not known here */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);
 void deadlines_check(struct launcher *launcher, uint64_t now);
 uint64_t deadlines_next(const struct launcher *launcher);

@@ -13,6 +13,7 @@ import trio
 
 from nsbox._cgroups import CgroupTree, isolation_report
 from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
+from nsbox._core.contexts import Contexts
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
@@ -85,9 +86,10 @@ class SandboxCore:
         self.executions = Executions(self)
         self.environment = Environment(config.environment, self.emitter, self._require_living)
         self.files = Files(self)
+        self.contexts = Contexts(self)
         self.meter = Meter(self)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.files, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (self.contexts, self.files, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self._changing = Turns()  # start, suspend, resume, restart, reset, terminate: one at a time

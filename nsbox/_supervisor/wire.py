@@ -35,6 +35,9 @@ class Down(IntEnum):
     RESTART = 10
     WARM = 20
     COOL = 21
+    TURN = 30
+    TURN_END = 31
+    INTERRUPT = 32
 
 
 class Up(IntEnum):
