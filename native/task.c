@@ -388,6 +388,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 		}
 		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
 			task->reason = REASON_NONE; /* it ended by itself before the kill came */
+		if (task->reason == REASON_NONE)
+			task->reason = task->interrupted; /* a turn that was over its limit has no better end */
 		if (task->reason == REASON_NONE && WIFSIGNALED(task->wait_status) && WTERMSIG(task->wait_status) == SIGKILL
 		    && init_is_dying(launcher, task->cell))
 			task->reason = REASON_LOST;

@@ -59,6 +59,8 @@ void turn_end(struct launcher *launcher, uint32_t id)
 	if (task)
 		task->wall_deadline = task->cpu_check_at = 0;
 	answer(launcher, DOWN_TURN_END, id, task);
+	if (task)
+		task->interrupted = REASON_NONE;
 }
 
 /* A process group that its leader has left cannot be interrupted: then the leader alone is. */

@@ -24,8 +24,8 @@ class CodeContext:
 
     As `async with`, it is closed on the way out; with its sandbox it ends at the latest.
 
-    In a context it is the program itself that says whether a cell has failed, for there is no exit status: whoever grades
-    code uses `AsyncSandbox.execute`. Time, memory, output and system calls are limited as ever, from outside.
+    In a context it is the program itself that says whether a cell has failed, for there is no exit status: whoever
+    grades code uses `AsyncSandbox.execute`. Time, memory, output and system calls are limited as ever, from outside.
     """
 
     def __init__(self, caller: Caller, context: Context) -> None:
@@ -48,9 +48,9 @@ class CodeContext:
     async def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a cell. One at a time: a second call waits for its turn (`queued_seconds`).
 
-        At its limit of time or output a cell is interrupted (SIGINT: KeyboardInterrupt), and the context lives on. If it
-        has not ended two seconds later, all of the context is killed; also if it runs out of memory, makes a call that
-        the filter kills for, or ends the program. `evidence["context_alive"]` tells.
+        At its limit of time or output a cell is interrupted (SIGINT: KeyboardInterrupt), and the context lives on. If
+        it has not ended two seconds later, all of the context is killed; also if it runs out of memory, makes a call
+        that the filter kills for, or ends the program. `evidence["context_alive"]` tells.
 
         Args:
             code: Its text.
@@ -75,7 +75,7 @@ class CodeContext:
         return result
 
     async def interrupt(self) -> None:
-        """SIGINT for the processes of the running cell, as Ctrl-C; its variables live on. Without one, nothing happens.
+        """SIGINT for the processes of the running cell, as Ctrl-C; variables live on. Without a cell, nothing happens.
 
         A cell that fails of it is CANCELLED; one that goes on is not killed for it.
         """

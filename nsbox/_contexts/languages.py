@@ -41,13 +41,17 @@ class ContextLanguage:
         runtime: The program of the context, its text's file name, and its environment.
         request: Encodes a cell for it.
         forks: Whether it can fork itself.
-        package: What brings its program, on Debian.
+        program: Of the language.
+        package: What brings that, on Debian.
+        stdin: Whether a cell can be given one.
     """
 
     runtime: Runtime
     request: Callable[[Cell], bytes]
     forks: bool
+    program: str
     package: str
+    stdin: bool = True
 
     @property
     def name(self) -> str:
@@ -65,11 +69,11 @@ def _frame(cell: Cell) -> bytes:
 
 
 def _line(cell: Cell) -> bytes:
-    """For bash, which reads up to a NUL, and evaluates it."""
+    """For bash, which reads up to a NUL, and takes it for words."""
     variables: Sequence[str] = [f"{name}={value}" for name, value in cell.environment.items()]
-    words = [cell.source, cell.stdin or "/dev/null", cell.directory or "", *variables]
-    done = b"".join(rb"\x%02x" % byte for byte in _done(cell.number))
-    return f"__nsbox_cell '{done.decode()}' {shlex.join(words)}".encode("utf-8", "surrogateescape") + b"\0"
+    done = "".join(f"\\x{byte:02x}" for byte in _done(cell.number))
+    words = [cell.source, cell.stdin or "/dev/null", cell.directory or "", done, *variables]
+    return shlex.join(words).encode("utf-8", "surrogateescape") + b"\0"
 
 
 def _done(number: int) -> bytes:
@@ -89,18 +93,27 @@ LANGUAGES: Mapping[str, ContextLanguage] = MappingProxyType(
             ),
             request=_frame,
             forks=True,
+            program="python3",
             package="python3",
         ),
         "javascript": ContextLanguage(
-            runtime=Runtime(name="javascript", file_name="node_agent.js", run=("node", "{source}")),
+            # Node cannot move a descriptor out of the way of what the cells start.
+            runtime=Runtime(
+                name="javascript",
+                file_name="node_agent.js",
+                run=("/bin/sh", "-c", 'exec node "$0" "$@" 3<&0 0</dev/null', "{source}"),
+            ),
             request=_frame,
             forks=False,
+            program="node",
             package="nodejs",
+            stdin=False,
         ),
         "bash": ContextLanguage(
             runtime=Runtime(name="bash", file_name="bash_agent.sh", run=("bash", "--noprofile", "--norc", "{source}")),
             request=_line,
             forks=False,
+            program="bash",
             package="bash",
         ),
     }

@@ -1,10 +1,12 @@
 """Runs in a sandbox as the program of a Python context: cell after cell, in one namespace.
 
-Nothing of nsbox can be imported here; no line of it is trusted by anybody, for the cells share its process. Its stdin is a
-socket: requests come down, replies go up, flat arrays in msgpack with their length ahead (nsbox/_contexts/frames.py). The
-socket moves out of the way, and descriptor 0 is the null device, or what the cell is given as stdin.
+Nothing of nsbox can be imported here; no line of it is trusted by anybody, for the cells share its process. Its stdin
+is a socket: requests come down, replies go up, flat arrays in msgpack with their length ahead
+(nsbox/_contexts/frames.py). The socket moves out of the way, and descriptor 0 is the null device, or what the cell is
+given as stdin.
 """
 
+import _socket
 import ast
 import asyncio
 import builtins
@@ -19,15 +21,13 @@ import traceback
 import types
 from typing import Any
 
-import _socket
-
 CO_COROUTINE = 0x80
 MOST_WAITING = 64
 """Outputs of threads kept between two cells."""
 
 
 def pack(items: list[Any]) -> bytes:
-    """msgpack (spec.md of msgpack/msgpack): an array of None, bool, int, str and bytes."""
+    """An array of None, bool, int, str and bytes in msgpack (spec.md of msgpack/msgpack)."""
     parts = [b"\xdc" + struct.pack(">H", len(items))]
     for item in items:
         if item is None or isinstance(item, bool):
@@ -126,7 +126,7 @@ class Agent:
         sys.argv[:] = [""]
         os.environ.setdefault("MPLBACKEND", "Agg")
         if "matplotlib.pyplot" in sys.modules:
-            sys.modules["matplotlib.pyplot"].show = self.show_figures  # type: ignore[attr-defined]
+            sys.modules["matplotlib.pyplot"].show = self.show_figures
         else:
             sys.meta_path.insert(0, PyplotFinder(self))  # type: ignore[arg-type]
         self.engine: Plain | Any
@@ -208,7 +208,9 @@ class Agent:
             try:
                 signal.signal(signal.SIGINT, self.interrupts.handle)
                 self.interrupts.running = True
-                status, error = self.run_in(path, stdin, directory, dict(zip(variables[::2], variables[1::2])))
+                status, error = self.run_in(
+                    path, stdin, directory, dict(zip(variables[::2], variables[1::2], strict=True))
+                )
                 self.interrupts.running = False
             finally:
                 self.interrupts.running = False
@@ -366,7 +368,7 @@ def make_shell(agent: Agent, module: types.ModuleType) -> Any:
         def write_output_prompt(self) -> None:
             pass
 
-        def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        def write_format_data(self, format_dict: Any, _: Any = None) -> None:
             agent.display(format_dict, main=True)
 
         def finish_displayhook(self) -> None:
@@ -456,7 +458,7 @@ class PyplotFinder:
                 load(module)
                 module.show = self.agent.show_figures
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module
         return spec
 
 
@@ -578,8 +580,8 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: BLE001, PERF203, S110  # closed, or replaced by the program: its own business
-            pass
+        except Exception:  # noqa: BLE001, S112  # closed, or replaced by the program: its own business
+            continue
 
 
 def move_up(fd: int) -> int:

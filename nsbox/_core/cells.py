@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -51,6 +52,7 @@ class CellRun:
         self._outputs: list[RichOutput] = []
         self._done: Done | None = None
         self._broken: str | None = None
+        self._scope = trio.CancelScope()  # of what goes on beside `_read`
         self.interrupted = False
 
     async def run(self, request: bytes) -> Outcome:
@@ -160,8 +162,10 @@ class CellRun:
         """Where no cgroup counts it, the launcher cannot see it."""
         resident = self._residence.resident
         limit = resident.cpu_seen + (self._order.cpu_seconds or 0.0)
-        while resident.cpu_seen < limit:
+        while True:
             await trio.sleep(_LOOK_SECONDS)
+            if resident.cpu_seen >= limit:
+                break
         await resident.interrupt(KillReason.CPU_TIME, grace=True)
 
     # ------------------------------------------------------------ how it ends
@@ -188,9 +192,7 @@ class CellRun:
         self._drain()
         if record is not None and self._done is not None:
             record, mark = self._without_idle_interrupt(record), find_mark()
-            seen = self._residence.resident.observe(
-                record, self._order, self._done.status, self._budget.dropped, mark
-            )
+            seen = self._residence.resident.observe(record, self._order, self._done.status, self._budget.dropped, mark)
             if not seen.oom_kills:
                 return self._outcome(seen, mark, record.suspended_ns / 1e9, self._done.error, alive=True)
             await self._residence.kill(KillReason.MEMORY)  # version 1 has killed one process of it, not all
@@ -223,6 +225,8 @@ class CellRun:
             cpu_limit_seconds=self._order.cpu_seconds,
         )
         error = None if self._done is None else self._done.error
+        if self.interrupted and seen.reason is KillReason.NONE and seen.signal == signal.SIGINT:
+            seen = dataclasses.replace(seen, reason=KillReason.CANCELLED)
         if not died and seen.reason is KillReason.NONE:  # the signal was ours, and says nothing about the cell
             seen = dataclasses.replace(seen, wait_status=_UNKNOWN << 8)
             error = CodeError(name="BrokenContext", value=self._broken or "", traceback="")

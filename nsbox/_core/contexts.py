@@ -48,6 +48,9 @@ MOST_CONTEXTS = 32
 _READY_SECONDS = 60.0
 _FORK_SECONDS = 10.0
 _MIB = 1 << 20
+_MOST_SAID = 1 << 16
+_NOT_FOUND = 127
+"""The exit status of the one line of sh that starts Node, where there is no Node (POSIX, 2.8.2)."""
 
 
 class Contexts(Part):
@@ -203,20 +206,21 @@ class Context:
 
     def _start_failure(self, residence: Residence, ends: Ends) -> Exception:
         """Why its program was never ready."""
-        program, package = self._language.runtime.run[0], self._language.package
-        if isinstance(residence.failure, ProgramStartError) and residence.failure.errno == errno.ENOENT:
+        program, package = self._language.program, self._language.package
+        failure, outcome = residence.failure, residence.outcome
+        missing = isinstance(failure, ProgramStartError) and failure.errno == errno.ENOENT
+        if missing or (outcome is not None and outcome.observation.exit_code == _NOT_FOUND):
             return UnsupportedHostError(
                 f"a context of {self.language} needs {program}, which is not there in the sandbox",
                 missing=(program,),
                 remedies=(f"install it (Debian, Ubuntu: apt-get install {package}), or use a rootfs that has it",),
             )
-        if residence.failure is not None:
-            return residence.failure
-        assert residence.outcome is not None
+        if failure is not None:
+            return failure
+        assert outcome is not None
         with contextlib.suppress(BlockingIOError):
-            said = os.read(ends.stderr, 1 << 16)
-            residence.outcome = dataclasses.replace(residence.outcome, stderr=said)
-        result = result_of(residence.running, residence.outcome, 0.0)
+            outcome = dataclasses.replace(outcome, stderr=os.read(ends.stderr, _MOST_SAID))
+        result = result_of(residence.running, outcome, 0.0)
         try:
             result.raise_for_verdict()
         except ExecutionError as exc:
@@ -270,7 +274,7 @@ class Context:
     async def execute(self, code: str, options: ExecutionOptions) -> ExecutionResult:
         """Run a cell."""
         core = self._core
-        _check_options(options, self.language)
+        _check_options(options, self._language)
         running = core.executions.new_cell(code, self.language, options)
         residence, _ = self._require()
         async with residence.turns:
@@ -395,16 +399,20 @@ def _without_cpu(rlimits: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, 
     return tuple(limit for limit in rlimits if limit[0] != resource.RLIMIT_CPU)
 
 
-def _check_options(options: ExecutionOptions, language: str) -> None:
+def _check_options(options: ExecutionOptions, language: ContextLanguage) -> None:
     """What is the context's cannot be the cell's.
 
     Raises:
         ConfigError: It is asked for.
     """
-    if options.language not in (None, language):
-        raise ConfigError(f"language={options.language!r}: this context's cells are {language}")
+    if options.language not in (None, language.name):
+        raise ConfigError(f"language={options.language!r}: this context's cells are {language.name}")
+    if options.stdin is not None and not language.stdin:
+        raise ConfigError(f"stdin: a cell of {language.name} has none; write a file instead")
     if options.memory_limit_mb is not None:
-        raise ConfigError("memory_limit_mb: the memory of a context is that of all its cells, and has the sandbox's limit")
+        raise ConfigError(
+            "memory_limit_mb: the memory of a context is that of all its cells, and has the sandbox's limit"
+        )
     if options.user is not None:
         raise ConfigError("user: a context has one user for all its cells")
     if options.arguments:

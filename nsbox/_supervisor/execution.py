@@ -138,7 +138,7 @@ async def run_interactive(
     terminal: bool,
     close_stdio: Callable[[], None],
     on_start: Callable[[int], None] | None,
-    on_sampler: Callable[[Sampler], None] | None = None,
+    on_sampler: Callable[[Sampler], object] = lambda _: None,
 ) -> Outcome:
     """Run a program whose input and output are its caller's business.
 
@@ -154,9 +154,9 @@ async def run_interactive(
         on_sampler: Called with what samples it, before it is started.
     """
     record, sampler = await _carry_out(
-        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal, on_start=on_start,
-        on_sampler=on_sampler,
-    )
+        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
+        on_start=on_start, on_sampler=on_sampler,
+    )  # fmt: skip
     return _outcome(cell, order, record, sampler, 0, b"", b"")
 
 
@@ -171,15 +171,14 @@ async def _carry_out(
     at_once: bool,
     terminal: bool = False,
     on_start: Callable[[int], None] | None = None,
-    on_sampler: Callable[[Sampler], None] | None = None,
+    on_sampler: Callable[[Sampler], object] = lambda _: None,
 ) -> tuple[wire.Record, Sampler]:
     """The way down and up, with `beside` running meanwhile: at once, or only if the program does not end at once."""
     sampler = Sampler(
         memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
         group=order.group, kill=killer.kill,
     )  # fmt: skip
-    if on_sampler is not None:
-        on_sampler(sampler)
+    on_sampler(sampler)
     flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_WARM if order.warm else 0)
     start = _Start(on_start)
     try:
