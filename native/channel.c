@@ -125,7 +125,7 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 		turn_end(launcher, down->id);
 		return;
 	case DOWN_INTERRUPT:
-		turn_interrupt(launcher, down->id, (enum kill_reason)down->flags, payload);
+		turn_interrupt(launcher, down->id, (enum kill_reason)down->flags);
 		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;

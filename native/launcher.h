@@ -167,8 +167,9 @@ struct task {
 	uint64_t cpu_check_at;
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
 	/* of one that lives from turn to turn */
-	uint64_t grace_ns;      /* not 0: at its limits it is interrupted, and killed only so much later */
+	uint64_t grace_ns;      /* not 0: in a turn; at its limits it is interrupted, and killed only so much later */
 	enum kill_reason interrupted;
+	unsigned interrupts;
 };
 
 struct outgoing {
@@ -286,8 +287,8 @@ bool warm_hear_all(struct launcher *launcher);
 /* turn.c */
 void turn_begin(struct launcher *launcher, uint32_t id, struct payload *payload);
 void turn_end(struct launcher *launcher, uint32_t id);
-void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason, struct payload *payload);
-/* It has reached a limit: interrupted, if that was not tried before, else killed. */
+void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason);
+/* It has reached a limit: in a turn it is interrupted, as long as there is grace, else killed. */
 void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason);
 
 /* deadline.c */

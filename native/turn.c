@@ -44,6 +44,7 @@ void turn_begin(struct launcher *launcher, uint32_t id, struct payload *payload)
 	if (task && !reader.bad) {
 		uint64_t used = cpu_us ? deadline_cpu_us(launcher, task) : UINT64_MAX, now = now_ns();
 		task->interrupted = REASON_NONE;
+		task->interrupts = 0;
 		task->grace_ns = grace_ns;
 		task->wall_deadline = wall_ns ? now + wall_ns : 0;
 		task->cpu_limit_us = used != UINT64_MAX ? used + cpu_us : 0; /* else the supervisor samples */
@@ -57,7 +58,7 @@ void turn_end(struct launcher *launcher, uint32_t id)
 	struct task *task = find(launcher, id);
 
 	if (task)
-		task->wall_deadline = task->cpu_check_at = 0;
+		task->wall_deadline = task->cpu_check_at = task->grace_ns = 0;
 	answer(launcher, DOWN_TURN_END, id, task);
 	if (task)
 		task->interrupted = REASON_NONE;
@@ -70,34 +71,31 @@ static void interrupt(struct task *task)
 		(void)sys_pidfd_send_signal(task->pidfd, SIGINT); /* has ended: SIGCHLD is on its way */
 }
 
+/* Twice in its grace: Python loses an interrupt that comes while an object is finalised. */
 void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason)
 {
-	if (!task->grace_ns || task->interrupted) {
-		task_kill(launcher, task, task->interrupted ? task->interrupted : reason);
+	enum { MOST_INTERRUPTS = 2 };
+
+	if (!task->interrupted)
+		task->interrupted = reason;
+	if (!task->grace_ns || task->interrupts == MOST_INTERRUPTS) {
+		task_kill(launcher, task, task->interrupted);
 		return;
 	}
-	task->interrupted = reason;
+	task->interrupts++;
 	task->cpu_check_at = 0;
-	task->wall_deadline = now_ns() + task->grace_ns;
+	task->wall_deadline = now_ns() + task->grace_ns / MOST_INTERRUPTS;
 	interrupt(task);
 }
 
-void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason, struct payload *payload)
+void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason)
 {
 	struct task *task = find(launcher, id);
-	struct reader reader = payload_reader(payload);
-	uint64_t grace_ns = read_u64(&reader);
 
-	if (!task || reader.bad)
+	if (!task || !task->grace_ns) /* there is no turn, or it is over */
 		return;
-	if (reason != REASON_NONE && !task->interrupted) {
-		task->interrupted = reason;
-		if (grace_ns) {
-			uint64_t end = now_ns() + grace_ns;
-			task->cpu_check_at = 0;
-			if (!task->wall_deadline || end < task->wall_deadline)
-				task->wall_deadline = end;
-		}
-	}
-	interrupt(task);
+	if (reason == REASON_NONE)
+		interrupt(task);
+	else if (!task->interrupted)
+		turn_over(launcher, task, reason);
 }

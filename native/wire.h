@@ -38,8 +38,8 @@ enum down_type {
 	                    * CPU time (us) from now on, 0: none, and the grace (ns) after which it is killed when SIGINT did not
 	                    * end the turn. Done at once, with times and counters since its start */
 	DOWN_TURN_END = 31, /* id: execution; its limits are off. Done, with why it was interrupted, and again times and counters */
-	DOWN_INTERRUPT = 32, /* id: execution, flags: enum kill_reason; payload: grace (ns), 0: never killed. SIGINT to its
-	                    * process group, as by a terminal. Not answered */
+	DOWN_INTERRUPT = 32, /* id: execution, flags: enum kill_reason: in a turn, SIGINT to its process group, as by a terminal;
+	                    * with a reason the grace begins. Not answered */
 };
 
 /* Flags of DOWN_EXEC. */

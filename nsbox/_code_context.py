@@ -84,8 +84,8 @@ class CodeContext:
     async def fork(self) -> CodeContext:
         """A second context with the same state; it has to be idle, and waits for its turn if it is not.
 
-        Both are processes of one execution: they share its limits, take turns in running cells, and what kills one kills
-        the other. Descriptors that are open are shared, as after fork(2).
+        Both are processes of one execution: they share its limits, take turns in running cells, and what kills one
+        kills the other. Descriptors that are open are shared, as after fork(2).
 
         Raises:
             ConfigError: Contexts of this language cannot be forked.

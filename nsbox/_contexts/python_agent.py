@@ -22,6 +22,7 @@ import types
 from typing import Any
 
 CO_COROUTINE = 0x80
+LAST = "__nsbox_last__"
 MOST_WAITING = 64
 """Outputs of threads kept between two cells."""
 
@@ -126,9 +127,9 @@ class Agent:
         sys.argv[:] = [""]
         os.environ.setdefault("MPLBACKEND", "Agg")
         if "matplotlib.pyplot" in sys.modules:
-            sys.modules["matplotlib.pyplot"].show = self.show_figures
+            sys.modules["matplotlib.pyplot"].show = self.make_show()  # type: ignore[attr-defined]
         else:
-            sys.meta_path.insert(0, PyplotFinder(self))  # type: ignore[arg-type]
+            sys.meta_path.insert(0, PyplotFinder(self))
         self.engine: Plain | Any
         try:
             self.engine = make_shell(self, module)
@@ -257,7 +258,15 @@ class Agent:
 
     # ------------------------------------------------------------ figures
 
-    def show_figures(self, *_: Any, **__: Any) -> None:
+    def make_show(self) -> Any:
+        """`pyplot.show`: a function, for pyplot gives it a signature."""
+
+        def show(*_: Any, **__: Any) -> None:
+            self.show_figures()
+
+        return show
+
+    def show_figures(self) -> None:
         """What pyplot has open, as PNG and SVG."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is None:
@@ -333,27 +342,28 @@ class Plain:
         try:
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
             tree = compile(code, name, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            last = tree.body[-1] if tree.body else None
+            if isinstance(last, ast.Expr):  # one piece of code, or only a part of it would be run by the loop
+                kept = ast.Assign([ast.Name(LAST, ast.Store())], last.value)
+                tree.body[-1] = ast.fix_missing_locations(ast.copy_location(kept, last))
             self.evaluate(compile(tree, name, "exec", flags, dont_inherit=True))
-            if isinstance(last, ast.Expr):
-                value = self.evaluate(compile(ast.Expression(last.value), name, "eval", flags, dont_inherit=True))
-                if value is not None:
-                    self.names["_"] = value
-                    self.agent.display(bundle(self.agent, value), main=True)
+            value = self.names.pop(LAST, None)
+            if value is not None:
+                self.names["_"] = value
+                self.agent.display(bundle(self.agent, value), main=True)
         except SystemExit as exc:
             return exit_status(exc)
         except BaseException as exc:  # noqa: BLE001  # whatever a cell raises is reported
             return 1, report(exc, name)
         return 0, None
 
-    def evaluate(self, code: types.CodeType) -> Any:
+    def evaluate(self, code: types.CodeType) -> None:
         value = eval(code, self.names)
-        if not code.co_flags & CO_COROUTINE:
-            return value
-        if self.loop is None:
-            self.loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self.loop)
-        return self.loop.run_until_complete(value)
+        if code.co_flags & CO_COROUTINE:
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+                asyncio.set_event_loop(self.loop)
+            self.loop.run_until_complete(value)
 
 
 def make_shell(agent: Agent, module: types.ModuleType) -> Any:
@@ -449,16 +459,16 @@ class PyplotFinder:
             return None
         import importlib.util
 
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
                 load(module)
-                module.show = self.agent.show_figures
+                module.show = self.agent.make_show()
 
-            spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

@@ -87,7 +87,7 @@ class CellRun:
 
     async def stop(self) -> None:
         """Interrupt it; kill the context, if it does not help."""
-        await self._residence.resident.interrupt(KillReason.CANCELLED, grace=True)
+        await self._residence.resident.interrupt(KillReason.CANCELLED)
 
     # ------------------------------------------------------------ what it says
 
@@ -156,7 +156,7 @@ class CellRun:
 
     async def _stop_excess(self) -> None:
         await self._excess.wait()
-        await self._residence.resident.interrupt(KillReason.OUTPUT, grace=True)
+        await self._residence.resident.interrupt(KillReason.OUTPUT)
 
     async def _watch_cpu(self) -> None:
         """Where no cgroup counts it, the launcher cannot see it."""
@@ -166,7 +166,7 @@ class CellRun:
             await trio.sleep(_LOOK_SECONDS)
             if resident.cpu_seen >= limit:
                 break
-        await resident.interrupt(KillReason.CPU_TIME, grace=True)
+        await resident.interrupt(KillReason.CPU_TIME)
 
     # ------------------------------------------------------------ how it ends
 
@@ -227,7 +227,9 @@ class CellRun:
         error = None if self._done is None else self._done.error
         if self.interrupted and seen.reason is KillReason.NONE and seen.signal == signal.SIGINT:
             seen = dataclasses.replace(seen, reason=KillReason.CANCELLED)
-        if not died and seen.reason is KillReason.NONE:  # the signal was ours, and says nothing about the cell
+        # The signal was ours, or the status another process': neither says anything about the cell.
+        own = died and residence.is_first(self._ends)
+        if seen.reason is KillReason.NONE and not seen.oom_kills and not own:
             seen = dataclasses.replace(seen, wait_status=_UNKNOWN << 8)
             error = CodeError(name="BrokenContext", value=self._broken or "", traceback="")
         return self._outcome(seen, mark, residence.outcome.suspended_seconds, error, alive=False)

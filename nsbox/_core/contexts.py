@@ -10,7 +10,7 @@ import resource
 import secrets
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -162,7 +162,8 @@ class Context:
         _, cell = core.living()
         running = core.executions.new_cell("", self.language, ExecutionOptions())
         text = self._language.text()
-        source = Source(cell.source, f"{self.id}-{secrets.token_hex(4)}", runtime.file_name, text)
+        with _texts():
+            source = Source(cell.source, f"{self.id}-{secrets.token_hex(4)}", runtime.file_name, text)
         try:
             order = self._order(running, source.path, text)
             ends = Ends(self._largest)
@@ -241,10 +242,11 @@ class Context:
             self._let_go()
 
     def _let_go(self) -> None:
-        ends, self._ends, self._residence = self._ends, None, None
+        ends, residence = self._ends, self._residence
+        self._ends = self._residence = None
         self._contexts.remove(self)
-        if ends is not None:
-            ends.close()
+        if ends is not None and residence is not None:
+            residence.let_go(ends)
 
     async def _leave(self, why: str) -> None:
         """End what it has, its cell included; not cancelled."""
@@ -281,20 +283,27 @@ class Context:
             residence, ends = self._require()
             core.executions.require_room()
             order = self._cell_order(residence, options)
-            text = code.encode("utf-8", "surrogatepass")
             with contextlib.ExitStack() as stack:
-                directory = residence.cell.source
-                name = running.execution.id
-                request = Request(
-                    number=secrets.randbits(32),
-                    source=stack.enter_context(program_source(directory, name, "cell", text)),
-                    stdin=None
-                    if options.stdin is None
-                    else stack.enter_context(program_source(directory, f"{name}-in", "stdin", order.stdin)),
-                    directory=None if options.working_directory is None else self._directory(options),
-                    environment=options.environment,
-                )
+                with _texts():
+                    request = self._request(residence.cell.source, running, order, code, stack)
                 return await self._run(residence, ends, running, order, request)
+
+    def _request(
+        self, directory: int, running: Running, order: Order, code: str, stack: contextlib.ExitStack
+    ) -> Request:
+        """The texts of a cell, in the sandbox until `stack` is left."""
+        options, name = running.options, running.execution.id
+        text, stdin = code.encode("utf-8", "surrogatepass"), None
+        source = stack.enter_context(program_source(directory, name, "cell", text))
+        if options.stdin is not None:
+            stdin = stack.enter_context(program_source(directory, f"{name}-in", "stdin", order.stdin))
+        return Request(
+            number=secrets.randbits(32),
+            source=source,
+            stdin=stdin,
+            directory=None if options.working_directory is None else self._directory(options),
+            environment=options.environment,
+        )
 
     async def _run(
         self, residence: Residence, ends: Ends, running: Running, order: Order, request: Request
@@ -308,13 +317,17 @@ class Context:
             sink.finish()
             return outcome
 
+        why = None
         try:
-            return await self._core.executions.perform(running, order, carry_out)
+            result = await self._core.executions.perform(running, order, carry_out)
+            why = f"a cell has ended its program ({result.verdict.value})"
+            return result
         finally:
             self._cell = None
-            if residence.over is not None:
-                self._gone = self._gone if self._residence is None else residence.over
-                residence.gone = residence.over
+            if residence.ended.is_set() or residence.gone is not None:
+                residence.gone = residence.gone or why or "its program has ended"
+                if self._residence is residence:
+                    self._gone = residence.gone
                 self._let_go()
 
     def _require(self) -> tuple[Residence, Ends]:
@@ -349,7 +362,7 @@ class Context:
         cell, residence = self._cell, self._residence
         if cell is not None and residence is not None:
             cell.interrupted = True
-            await residence.resident.interrupt(KillReason.NONE, grace=False)
+            await residence.resident.interrupt(KillReason.NONE)
 
     # ------------------------------------------------------------ fork
 
@@ -392,6 +405,17 @@ class Context:
         await residence.kill(KillReason.CANCELLED)  # half a fork: nobody knows what there is now
         self.lose("it was to be forked, and its program did not answer")
         raise InvalidStateError("the context could not be forked: its program did not answer, and has been ended")
+
+
+@contextlib.contextmanager
+def _texts() -> Iterator[None]:
+    """Writing program texts fails for want of descriptors here, or of room there, of which ConfigError tells."""
+    try:
+        yield
+    except SetupError:
+        raise
+    except OSError as exc:
+        raise SetupError("source", exc.errno or errno.EIO, exc.strerror or "", "a program's text") from exc
 
 
 def _without_cpu(rlimits: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:

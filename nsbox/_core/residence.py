@@ -124,9 +124,11 @@ class Residence:
         self.failure: Exception | None = None
         self.gone: str | None = None  # why nobody may use it any more, though it may still be dying
         self.ended = trio.Event()
+        self._first: Ends | None = None
 
     def start(self, ends: Ends, source: Source) -> None:
         """Send it on its way; returns at once."""
+        self._first = ends
         start_soon(self._live, ends, source)
 
     async def _live(self, ends: Ends, source: Source) -> None:
@@ -143,6 +145,19 @@ class Residence:
             source.close()
             ends.give()
             self.ended.set()
+            if self._first is None:
+                ends.close()
+
+    def is_first(self, ends: Ends) -> bool:
+        """Whether they are those of the process that was started, whose end is the end of all of them."""
+        return ends is self._first
+
+    def let_go(self, ends: Ends) -> None:
+        """Close them; the first process would end at the end of its channel, and is left idle instead."""
+        if ends is self._first and not self.ended.is_set():
+            self._first = None
+        else:
+            ends.close()
 
     @property
     def over(self) -> str | None:

@@ -118,19 +118,17 @@ class Resident:
         ended = dataclasses.replace(record, wait_status=status << 8)
         return mark.since(observe(self._cell, order, ended, dropped, self.sampler))
 
-    async def interrupt(self, reason: KillReason, *, grace: bool) -> None:
-        """SIGINT to its process group.
+    async def interrupt(self, reason: KillReason) -> None:
+        """SIGINT to its process group; nothing, if no turn goes on.
 
         Args:
-            reason: Kept, if it is the first one of the turn.
-            grace: Whether it is killed for that reason, if the turn has not ended GRACE_SECONDS later.
+            reason: Kept, if it is the first one of the turn: it is killed for that, if it has not ended GRACE_SECONDS
+                later. NONE: it is not.
 
         Raises:
             NetworkError: The launcher is gone.
         """
-        payload = wire.Payload()
-        payload.u64(round(GRACE_SECONDS * 1e9) if grace else 0)
-        await self._cell.channel.send(wire.Down.INTERRUPT, self.order.id, flags=reason, payload=payload.join())
+        await self._cell.channel.send(wire.Down.INTERRUPT, self.order.id, flags=reason)
 
     async def kill(self, reason: KillReason) -> None:
         """End the execution."""
