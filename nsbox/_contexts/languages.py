@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,12 @@ class ContextLanguage:
 
     def text(self) -> bytes:
         """What the program of the context is."""
-        return Path(__file__).with_name(self.runtime.file_name).read_bytes()
+        return _read(self.runtime.file_name)
+
+
+@functools.cache
+def _read(name: str) -> bytes:
+    return Path(__file__).with_name(name).read_bytes()
 
 
 def _frame(cell: Cell) -> bytes:

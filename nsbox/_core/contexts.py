@@ -161,8 +161,8 @@ class Context:
         core, runtime = self._core, self._language.runtime
         _, cell = core.living()
         running = core.executions.new_cell("", self.language, ExecutionOptions())
-        text = self._language.text()
         with _texts():
+            text = self._language.text()
             source = Source(cell.source, f"{self.id}-{secrets.token_hex(4)}", runtime.file_name, text)
         try:
             order = self._order(running, source.path, text)

@@ -33,8 +33,6 @@ def bell(tmp_path: Path) -> Iterator[Bell]:
 
 
 RING = "open('/bell/ring', 'w').write('up\\n')"
-PLAIN = {"PYTHONPATH": "/workspace"}
-"""With a module of that name in there that cannot be imported, there is no IPython."""
 
 
 def without_ipython(sandbox: nsbox.Sandbox) -> None:
@@ -309,7 +307,7 @@ def test_output_has_a_limit_a_cell() -> None:
         assert context.execute("print(1)").stdout == "1\n"
 
 
-def test_a_full_disk_is_said(sandbox: nsbox.Sandbox) -> None:
+def test_a_full_disk_is_said() -> None:
     """DISK_LIMIT for a cell that fails of it."""
     with nsbox.Sandbox(disk_mb=4) as small, small.create_context() as context:
         full = context.execute("open('f', 'wb').write(b'x' * (8 << 20))")

@@ -108,7 +108,7 @@ for _ in range(256):
 
 
 def test_limits_hold_whatever_is_said(sandbox: nsbox.Sandbox) -> None:
-    """A program that neither answers nor heeds anything is dead two seconds after its limit, with all it has started."""
+    """A program that neither answers nor heeds anything is dead two seconds after its limit, with its children."""
     deaf = """
 import os, signal, subprocess, time
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
@@ -123,7 +123,8 @@ while True: pass
         assert "sleep 61" not in programs().values()
 
 
-def test_what_a_cell_leaves_running_is_held_to_the_contexts_limits(sandbox: nsbox.Sandbox) -> None:
+@pytest.mark.needs_cgroups
+def test_what_a_cell_leaves_running_is_held_to_the_contexts_limits() -> None:
     """It lives on with the context and ends with it; memory and processes are limited all the while."""
     with nsbox.Sandbox(processes=16) as small, small.create_context() as context:
         assert context.execute("import subprocess\np = subprocess.Popen(['sleep', '62'])").ok
