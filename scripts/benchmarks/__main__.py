@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from nsbox import AsyncSandbox
+from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
@@ -28,6 +29,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "stream": stream,
     "scale": scale,
     "metrics": metrics,
+    "context": context,
 }
 
 

@@ -50,7 +50,7 @@ def sandbox() -> Iterator[nsbox.Sandbox]:
     ],
 )
 def test_a_forged_frame_ends_its_context_only(sandbox: nsbox.Sandbox, attack: str) -> None:
-    """The cell has failed with BrokenContext; the program is dead, another context and the sandbox live."""
+    """G20: The cell has failed with BrokenContext; the program is dead, another context and the sandbox live."""
     with sandbox.create_context() as other, sandbox.create_context() as context:
         assert other.execute("x = 1").ok
         assert context.execute(f"{CHANNEL}\nassert c is not None").ok  # the control: it can be found
@@ -68,7 +68,7 @@ def test_a_forged_frame_ends_its_context_only(sandbox: nsbox.Sandbox, attack: st
 
 
 def test_a_forged_end_does_not_outlive_its_cell(sandbox: nsbox.Sandbox) -> None:
-    """It says so about its own cell, as it may; the rest of the cell is never taken for the next one's."""
+    """G20: It says so about its own cell, as it may; the rest of the cell is never taken for the next one's."""
     forge = """
 import gc, time
 agent = next(one for one in gc.get_objects() if type(one).__name__ == "Agent")
@@ -84,7 +84,7 @@ time.sleep(0.3)
 
 
 def test_a_flood_of_frames_costs_bounded_memory(sandbox: nsbox.Sandbox) -> None:
-    """A gibibyte of outputs: what is kept is the output limit, and what is in flight one frame."""
+    """G21: A gibibyte of outputs: what is kept is the output limit, and what is in flight one frame."""
     flood = """
 import gc
 agent = next(one for one in gc.get_objects() if type(one).__name__ == "Agent")
@@ -108,7 +108,7 @@ for _ in range(256):
 
 
 def test_limits_hold_whatever_is_said(sandbox: nsbox.Sandbox) -> None:
-    """A program that neither answers nor heeds anything is dead two seconds after its limit, with its children."""
+    """R20: A program that neither answers nor heeds anything is dead soon after its limit, with its children."""
     deaf = """
 import os, signal, subprocess, time
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
@@ -125,7 +125,7 @@ while True: pass
 
 @pytest.mark.needs_cgroups
 def test_what_a_cell_leaves_running_is_held_to_the_contexts_limits() -> None:
-    """It lives on with the context and ends with it; memory and processes are limited all the while."""
+    """R20: It lives on with the context and ends with it; memory and processes are limited all the while."""
     with nsbox.Sandbox(processes=16) as small, small.create_context() as context:
         assert context.execute("import subprocess\np = subprocess.Popen(['sleep', '62'])").ok
         assert context.execute("p.poll() is None").outputs[0].text == "True"
@@ -139,7 +139,7 @@ def test_what_a_cell_leaves_running_is_held_to_the_contexts_limits() -> None:
 
 
 def test_a_violation_in_a_cell_kills_its_context(sandbox: nsbox.Sandbox) -> None:
-    """SECURITY_VIOLATION with the call; the caller never got an answer."""
+    """K30: SECURITY_VIOLATION with the call; the caller never got an answer."""
     with sandbox.create_context() as context:
         assert context.execute("import ctypes; libc = ctypes.CDLL(None)").ok
         result = context.execute("libc.syscall(321, 0, 0, 0)\nprint('alive')")  # bpf
@@ -149,7 +149,7 @@ def test_a_violation_in_a_cell_kills_its_context(sandbox: nsbox.Sandbox) -> None
 
 
 def test_a_context_holds_nothing_of_the_applications(sandbox: nsbox.Sandbox) -> None:
-    """Its three descriptors, and its channel, which is the only socket."""
+    """G22: Its three descriptors, and its channel, which is the only socket."""
     look = """
 import os
 for number in os.listdir("/proc/self/fd"):
@@ -167,7 +167,7 @@ for number in os.listdir("/proc/self/fd"):
 
 
 def test_nothing_is_left_when_contexts_come_and_go(sandbox: nsbox.Sandbox) -> None:
-    """Neither descriptors, processes nor threads, whatever way they end."""
+    """L20: Neither descriptors, processes nor threads, whatever way they end."""
     context = sandbox.create_context("bash")
     context.close()
     before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -187,7 +187,7 @@ def test_nothing_is_left_when_contexts_come_and_go(sandbox: nsbox.Sandbox) -> No
 
 
 def test_no_descriptors_left_is_a_clear_error(sandbox: nsbox.Sandbox) -> None:
-    """SetupError, nothing half made; it works again when there are some."""
+    """L20: SetupError, nothing half made; it works again when there are some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     context = sandbox.create_context("bash")
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
