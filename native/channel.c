@@ -123,6 +123,15 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 	case DOWN_CONNECT:
 		cell_connect(launcher, down->id);
 		return;
+	case DOWN_TURN:
+		turn_begin(launcher, down->id, payload);
+		return;
+	case DOWN_TURN_END:
+		turn_end(launcher, down->id);
+		return;
+	case DOWN_INTERRUPT:
+		turn_interrupt(launcher, down->id, (enum kill_reason)down->flags);
+		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;
 	}

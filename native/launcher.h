@@ -10,6 +10,7 @@
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
  *   graves.c     mount namespaces of the dead
+ *   turn.c       an execution that does one thing after the other
  *   warm.c       interpreters that are ready before they are needed
  *   overlay.c    a writable root                            copy.c    what it begins with
  *   control.c    child: the frames of PID 1's control channel
@@ -173,6 +174,10 @@ struct task {
 	uint64_t cpu_check_at;
 	int counters[MAX_COUNTERS]; /* the files of the launcher's counters, open while it runs, or -1 */
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
+	/* of one that lives from turn to turn */
+	uint64_t grace_ns;      /* not 0: in a turn; at its limits it is interrupted, and killed only so much later */
+	enum kill_reason interrupted;
+	unsigned interrupts;
 };
 
 struct outgoing {
@@ -298,6 +303,7 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason);
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
+void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 
 /* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
@@ -313,7 +319,15 @@ void warm_stop(struct launcher *launcher, struct template *template);
 bool warm_ready(const struct template *template);
 int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
 
+/* turn.c */
+void turn_begin(struct launcher *launcher, uint32_t id, struct payload *payload);
+void turn_end(struct launcher *launcher, uint32_t id);
+void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason);
+/* It has reached a limit: in a turn it is interrupted, as long as there is grace, else killed. */
+void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason);
+
 /* deadline.c */
+uint64_t deadline_cpu_us(struct launcher *launcher, const struct task *task); /* UINT64_MAX: not known here */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);
 void deadlines_check(struct launcher *launcher, uint64_t now);
 uint64_t deadlines_next(const struct launcher *launcher);

@@ -407,6 +407,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 		}
 		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
 			task->reason = REASON_NONE; /* it ended by itself before the kill came */
+		if (task->reason == REASON_NONE)
+			task->reason = task->interrupted; /* a turn that was over its limit has no better end */
 		if (task->reason == REASON_NONE && WIFSIGNALED(task->wait_status) && WTERMSIG(task->wait_status) == SIGKILL
 		    && init_is_dying(launcher, task->cell))
 			task->reason = REASON_LOST;
@@ -510,23 +512,33 @@ static void report(struct launcher *launcher, const struct task *task, const uin
 	tell(launcher, &record, NULL, 0);
 }
 
-/* The main process is reaped: the rest of its tree is killed, its cgroups are read and removed, and it is reported. */
-void task_settle(struct launcher *launcher, struct task *task)
+/* As they are now; those of one that was reported are not read again. */
+void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters)
 {
-	uint32_t hierarchies = task->cell->template->hierarchies;
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
-	uint64_t counters[MAX_COUNTERS];
 	struct counted counted = { .hierarchy = UINT32_MAX };
 
-	if (task->state != TASK_DYING)
-		return;
 	cell_path(task->cell, cell_at);
 	task_path(task, at);
 	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
 		counters[i] = UINT64_MAX;
 	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
 		counters[launcher->counters[i].slot] =
-			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], task->counters[i], cell_at, at, &counted);
+			cgroup_count_in(launcher, task->cell->template->hierarchies, &launcher->counters[i], task->counters[i],
+			                cell_at, at, &counted);
+}
+
+/* The main process is reaped: the rest of its tree is killed, its cgroups are read and removed, and it is reported. */
+void task_settle(struct launcher *launcher, struct task *task)
+{
+	uint32_t hierarchies = task->cell->template->hierarchies;
+	char at[CGROUP_PATH];
+	uint64_t counters[MAX_COUNTERS];
+
+	if (task->state != TASK_DYING)
+		return;
+	task_path(task, at);
+	task_counters(launcher, task, counters);
 	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;

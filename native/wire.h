@@ -36,6 +36,12 @@ enum down_type {
 	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
 	                    * goes. Done when everything is imported */
 	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
+	DOWN_TURN = 30,    /* id: execution, which lives on for one turn after the other; payload: limits of wall clock (ns) and
+	                    * CPU time (us) from now on, 0: none, and the grace (ns) after which it is killed when SIGINT did not
+	                    * end the turn. Done at once, with times and counters since its start */
+	DOWN_TURN_END = 31, /* id: execution; its limits are off. Done, with why it was interrupted, and again times and counters */
+	DOWN_INTERRUPT = 32, /* id: execution, flags: enum kill_reason: in a turn, SIGINT to its process group, as by a terminal;
+	                    * with a reason the grace begins. Not answered */
 };
 
 /* Flags of DOWN_CREATE. */
@@ -116,7 +122,7 @@ struct up {
 	uint32_t stage;
 	int32_t error;
 	int32_t index;
-	/* UP_EXITED only, from here */
+	/* UP_EXITED, and UP_DONE of DOWN_TURN and DOWN_TURN_END, from here */
 	uint32_t reason;
 	int32_t wait_status;
 	uint32_t violation_arch; /* AUDIT_ARCH_*, 0: none */

@@ -1,6 +1,8 @@
 """nsbox: run code that is not trusted, on this Linux host, in a sandbox of its own.
 
 _sandbox, _blocking   AsyncSandbox, Sandbox, execute
+_code_context         CodeContext, BlockingCodeContext
+_contexts             what the programs of contexts are told, and say
 _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
@@ -18,6 +20,7 @@ _cli                  the command `nsbox`
 
 from nsbox._blocking import Sandbox, execute
 from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
+from nsbox._code_context import BlockingCodeContext, CodeContext
 from nsbox._config import (
     CpuAllocation,
     DiskAllocation,
@@ -98,10 +101,12 @@ __all__ = [
     "ALLOWED_TRANSITIONS",
     "RUNTIMES",
     "AsyncSandbox",
+    "BlockingCodeContext",
     "BlockingEventStream",
     "BlockingExecutionStream",
     "BlockingFileWatch",
     "BlockingProcess",
+    "CodeContext",
     "CodeError",
     "ConfigError",
     "Connected",

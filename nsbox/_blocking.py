@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
+from nsbox._code_context import BlockingCodeContext
 from nsbox._config import ExecutionOptions, SandboxConfig, make_config, make_options, split_fields
 from nsbox._core import SandboxCore
 from nsbox._core.handlers import ThreadHandlers
@@ -130,6 +131,10 @@ class Sandbox(SandboxProperties):
         return BlockingProcess(
             self._portal, self._portal.call(spawn, self._core, check_argv(argv), make_options(options, **fields), pty)
         )
+
+    def create_context(self, language: str = "python") -> BlockingCodeContext:
+        """See `AsyncSandbox.create_context`."""
+        return BlockingCodeContext(self._portal, self._portal.call(self._core.contexts.create, language))
 
     def terminate_execution(self, execution_id: str) -> None:
         """See `AsyncSandbox.terminate_execution`."""

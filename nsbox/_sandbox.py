@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from nsbox._code_context import CodeContext
 from nsbox._config import ExecutionOptions, ResourceAllocation, SandboxConfig, make_config, make_options
 from nsbox._config.validation import texts
 from nsbox._core import SandboxCore
@@ -349,6 +350,26 @@ class AsyncSandbox(SandboxProperties):
         """
         process = await self._route.call(spawn, self._core, check_argv(argv), make_options(options, **fields), pty)
         return Process(self._route, process)
+
+    async def create_context(self, language: str = "python") -> CodeContext:
+        """Start a program that runs cells of code one after the other, each in the state that the last one left.
+
+        It has a cgroup, a filter and limits as every execution, but takes a slot only while a cell runs.
+
+        Args:
+            language: "python" (by IPython, where the sandbox has it), "javascript" (Node) or "bash".
+
+        Raises:
+            ConfigError: There are no contexts of that language.
+            UnsupportedHostError: Its interpreter is not there; the remedy names the package.
+            InvalidStateError: The sandbox is not active.
+            ResourceLimitError: 32 contexts are alive in it.
+            ExecutionError: Its interpreter has died before it was ready: of the memory limit, for example.
+            SandboxError: As `run`.
+
+        Cancellation ends the program, and waits for that.
+        """
+        return CodeContext(self._route, await self._route.call(self._core.contexts.create, language))
 
     async def terminate_execution(self, execution_id: str) -> None:
         """Kill an execution and everything it started; its result says CANCELLED.

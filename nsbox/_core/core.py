@@ -13,6 +13,7 @@ import trio
 
 from nsbox._cgroups import CgroupTree, isolation_report
 from nsbox._config import ExecutionOptions, Runtime, SandboxConfig
+from nsbox._core.contexts import Contexts
 from nsbox._core.emitter import Emitter
 from nsbox._core.environment import Environment
 from nsbox._core.executions import Executions
@@ -93,6 +94,7 @@ class SandboxCore:
         if config.store is not None:
             self._recorder = Recorder(config, self.emitter, self.id, self.runtime.name)
         self.files = Files(self)
+        self.contexts = Contexts(self)
         self.meter = Meter(self)
         self.heartbeat = Heartbeat(self)
         self.recovery = Recovery(self)
@@ -100,7 +102,7 @@ class SandboxCore:
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
         self.ports = Ports(self.id, self.emitter, self.machine)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.heartbeat, self.files, self.ports, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (self.heartbeat, self.contexts, self.files, self.ports, self.meter, *guards)
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time

@@ -114,8 +114,10 @@ class Executions:
             raise InvalidStateError(f"no execution {id!r} is running in this sandbox")
         if running.compiling is not None:
             running.compiling.cancel()
-            return
-        await self._core.living()[1].kill(running.number, KillReason.CANCELLED)
+        elif running.stop is not None:
+            await running.stop()
+        else:
+            await self._core.living()[1].kill(running.number, KillReason.CANCELLED)
 
     async def stop_all(self) -> None:
         """Kill all, and wait until they have their results."""
@@ -160,6 +162,10 @@ class Executions:
     def new_command(self, argv: Sequence[str], options: ExecutionOptions) -> Running:
         """A command that is about to run, after `require_room`."""
         return self._new(shlex.join(argv), COMMAND, options)
+
+    def new_cell(self, code: str, language: str, options: ExecutionOptions) -> Running:
+        """A cell of a context, or, without `code`, the program of one."""
+        return self._new(code, language, options)
 
     def _new(self, code: str, language: str, options: ExecutionOptions) -> Running:
         return Running(
@@ -219,7 +225,7 @@ class Executions:
             if not order.enforce_memory:
                 peak = outcome.observation.memory_peak_bytes
                 self._core.meter.observed(peak, order.memory_bytes, running.asked_at)
-            result = _result(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
+            result = result_of(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
             return result
         except BaseException as exc:
             error = exc
@@ -273,11 +279,15 @@ class Executions:
         )  # fmt: skip
 
 
-def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResult:
+def result_of(running: Running, outcome: Outcome, queued: float) -> ExecutionResult:
+    """What the caller gets."""
     seen = outcome.observation
     judgement = judge(seen)
     metrics = execution_metrics(seen, queued_seconds=queued, suspended_seconds=outcome.suspended_seconds)
-    failed = judgement.exit_code not in (0, None) and running.execution.language == "python"
+    reported = outcome.reported
+    error = None if reported is None else reported.error
+    notes = outcome.notes if reported is None else {**outcome.notes, "context_alive": reported.alive}
+    failed = reported is None and judgement.exit_code not in (0, None) and running.execution.language == "python"
     return ExecutionResult(
         execution_id=running.execution.id,
         verdict=judgement.verdict,
@@ -286,7 +296,8 @@ def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResul
         stdout_bytes=outcome.stdout,
         stderr_bytes=outcome.stderr,
         truncated=seen.bytes_dropped > 0,
-        error=parse_python_error(outcome.stderr.decode("utf-8", "replace")) if failed else None,
+        error=parse_python_error(outcome.stderr.decode("utf-8", "replace")) if failed else error,
         metrics=metrics if running.options.capture_metrics else None,
-        evidence=FrozenMap({**judgement.evidence, **outcome.notes}) if outcome.notes else judgement.evidence,
+        evidence=FrozenMap({**judgement.evidence, **notes}) if notes else judgement.evidence,
+        outputs=() if reported is None else reported.outputs,
     )

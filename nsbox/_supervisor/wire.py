@@ -37,6 +37,9 @@ class Down(IntEnum):
     CONNECT = 11
     WARM = 20
     COOL = 21
+    TURN = 30
+    TURN_END = 31
+    INTERRUPT = 32
 
 
 class Up(IntEnum):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from nsbox import AsyncSandbox
+from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.languages import header, known
 from scripts.benchmarks.latency import fresh, living, paused
@@ -31,6 +32,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "metrics": metrics,
     "known": known,
     "header": header,
+    "context": context,
 }
 
 
