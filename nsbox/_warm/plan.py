@@ -32,10 +32,12 @@ class InterpreterPlan:
 def can_be_warm(config: SandboxConfig) -> bool:
     """Whether sandboxes of a configuration can have a warm interpreter.
 
-    Only on the host's root, and where no program can change that: there the interpreter is the application's own. One
-    in an image would run, before it is confined, what the image brings.
+    Only on the host's root, and where no program can change anything of that, by a mount either: there the interpreter
+    is the application's own. One in an image would run, before it is confined, what the image brings; and one that
+    imports from a directory that programs write to, what they have written, with all that the launcher may.
     """
-    return config.warm and config.rootfs == "host" and not config.writable_root and bool(sys.executable)
+    writable = config.writable_root or any(not mount.read_only for mount in config.mounts)
+    return config.warm and config.rootfs == "host" and not writable and bool(sys.executable)
 
 
 def check_preload(config: SandboxConfig) -> None:
@@ -46,12 +48,17 @@ def check_preload(config: SandboxConfig) -> None:
     """
     if config.preload and not (can_be_warm(config) and config.runtime == "python"):
         raise ConfigError(
-            f"preload={config.preload!r}: needs warm=True, runtime='python' and rootfs='host', not writable"
+            f"preload={config.preload!r}: needs warm=True, runtime='python' and rootfs='host', not writable, "
+            "and no mount that is writable"
         )
 
 
 def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, str]) -> InterpreterPlan:
     """Plan the interpreter of a kind of sandbox.
+
+    It starts as the application's own code, with privileges: so nothing of the caller's mounts is imported but what
+    `preload` names, found by PYTHONPATH, which it therefore gets only as a word. No home either: `site` would run
+    what it finds there.
 
     Args:
         config: Of it, `preload`, and the variable PYTHONPATH that it may be found by.
@@ -60,14 +67,14 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
     directory = os.path.dirname(os.path.abspath(sys.executable))
     environment = {
         "PATH": f"{directory}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/home/user",
+        "HOME": "/nonexistent",
         "LANG": "C.UTF-8",
-        **{name: value for name, value in runtime_environment.items() if "{" not in value},
-        **{name: value for name, value in config.environment.items() if name == "PYTHONPATH"},
+        **{name: value for name, value in runtime_environment.items() if "{" not in value and name != "PYTHONPATH"},
         # one thread, or it could not fork
         **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
-    argv = (os.path.join(directory, "python3"), "-c", _ZYGOTE.read_text(), *config.preload)
+    path = config.environment.get("PYTHONPATH", "") if config.preload else ""
+    argv = (os.path.join(directory, "python3"), "-c", _ZYGOTE.read_text(), path, *config.preload)
     return InterpreterPlan(
         argv=tuple(os.fsencode(word) for word in argv),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),

@@ -2,7 +2,8 @@
 
 Nothing of nsbox can be imported here, and what this leaves in the interpreter is there in every program: so it imports
 inside of functions, and cleans up after itself. The launcher's requests come in on descriptor 3, native/warm.h;
-descriptor 4 is the library that understands them, native/interpreter. argv: modules to import.
+descriptor 4 is the library that understands them, native/interpreter. argv: where modules to import may be found beside
+the interpreter's own, as in PYTHONPATH, and their names.
 
 A program must not be able to tell that it was not started by `python3 main.py`, but for what docs/languages.md names:
 the hash seed and the addresses are the interpreter's, and there is a frame below its first one.
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def preload(names: list[str]) -> None:
+def preload(path: str, names: list[str]) -> None:
     """Import the modules; ends the process, having said why, where one cannot be."""
     import importlib
     import os
     import sys
 
+    before = sys.path[:]
+    sys.path[:0] = [entry for entry in path.split(os.pathsep) if entry]
     for name in names:
         try:
             importlib.import_module(name)
@@ -30,6 +33,7 @@ def preload(names: list[str]) -> None:
             why = "a process with threads cannot be forked"
             sys.stderr.write(f"preload={name!r} starts {threads - 1} thread(s), and {why}\n")
             os._exit(2)
+    sys.path[:] = before  # the program has its own
 
 
 def rehearse() -> None:
@@ -102,10 +106,7 @@ def serve() -> "tuple[list[bytes], list[bytes]]":
     show_title(b"nsbox-launcher interpreter")
     if waiting.nsbox_setup(3) < 0:
         os._exit(1)
-    preload(sys.argv[1:])
-    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):  # the program has its own
-        if entry:
-            sys.path.remove(entry)
+    preload(sys.argv[1], sys.argv[2:])
     library.nsbox_arguments.restype = library.nsbox_environment.restype = ctypes.POINTER(ctypes.c_char_p)
     before = ctypes.pythonapi.PyOS_BeforeFork
     in_parent, in_child = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
@@ -162,8 +163,9 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     path = arguments[1]
     sys.argv[:] = arguments[1:]
     sys.orig_argv[:] = arguments
-    sys.path[0] = os.path.dirname(path)
+    sys.path.insert(0, os.path.dirname(path))
     sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    forget_home()
     if "time" in sys.modules:
         sys.modules["time"].tzset()
     loader = importlib.machinery.SourceFileLoader("__main__", path)
@@ -189,7 +191,18 @@ def tell(error: BaseException) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def forget_home() -> None:
+    """Where a user's own modules are: the interpreter has had no home, and the program has another."""
+    import sys
+
+    site = sys.modules.get("site")
+    if site is not None:
+        site.__dict__.update(USER_SITE=None, USER_BASE=None)
+        site.getusersitepackages()
+
+
 if __name__ == "__main__":
+    del __import__("sys").path[0]  # the directory it was started in, which is the root: nothing is imported from there
     path = become(*serve())
     failed = None
     try:

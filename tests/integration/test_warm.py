@@ -273,7 +273,7 @@ import time; print(time.tzname)
 ---
 import locale; print(locale.getpreferredencoding(), locale.setlocale(locale.LC_CTYPE, None))
 ---
-import site, sysconfig; print(site.ENABLE_USER_SITE, sysconfig.get_path('stdlib'))
+import site, sysconfig; print(site.ENABLE_USER_SITE, site.USER_SITE, site.USER_BASE, sysconfig.get_path('stdlib'))
 ---
 import importlib; print(importlib.import_module('string').digits)
 ---

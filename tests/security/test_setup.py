@@ -14,7 +14,7 @@ import psutil
 import pytest
 from forked import in_child
 from probing import inside, outside
-from watching import Bell, parts_of_nsbox, programs
+from watching import Bell, parts_of_nsbox, programs, until
 
 import nsbox
 from nsbox._blocking import shutdown
@@ -409,3 +409,41 @@ def test_mounts_pass_neither_from_a_sandbox_to_the_host_nor_back(tmp_path: Path)
         return unchanged, outside_now, seen
 
     assert in_child(try_both) == (True, "of the host", "")
+
+
+PLANTED = """
+import os, sys
+try:
+    with open('/opt/shared/told', 'a') as file:
+        file.write(f'{os.getuid()} ')
+except OSError:
+    pass
+"""
+
+
+def test_what_programs_have_written_is_imported_by_no_warm_interpreter(tmp_path: Path) -> None:
+    """S22: a `sitecustomize` that a program leaves in a mount is run by later programs, never before they are confined:
+    not where the mount is writable, nor where another sandbox has it read-only.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for path in (tmp_path, shared):
+        path.chmod(0o777)
+    environment = {"PYTHONPATH": "/opt/shared"}
+    with nsbox.Sandbox(
+        environment=environment, mounts=[nsbox.Mount(source=shared, target="/opt/shared", read_only=False)]
+    ) as sandbox:
+        plant = f"import os; os.umask(0); open('/opt/shared/sitecustomize.py', 'w').write({PLANTED!r})"
+        assert sandbox.execute(plant).ok
+        for _ in range(4):
+            assert sandbox.execute("pass").ok
+        assert sandbox.isolation["interpreter"] == "cold"
+        assert set((shared / "told").read_text().split()) == {"1000"}
+    mounts = [nsbox.Mount(source=shared, target="/opt/shared")]
+    imported = "import sys; print('sitecustomize' in sys.modules)"
+    with nsbox.Sandbox(environment=environment, mounts=mounts) as sandbox:
+        assert sandbox.execute(imported).stdout == "True\n"
+        assert sandbox.execute(imported).ok
+        until(lambda: sandbox.isolation["interpreter"] == "warm", "the interpreter is warm", 30)
+        assert sandbox.execute(imported).stdout == "False\n"
+    assert set((shared / "told").read_text().split()) == {"1000"}
