@@ -52,6 +52,7 @@ class CellRun:
         self._outputs: list[RichOutput] = []
         self._done: Done | None = None
         self._broken: str | None = None
+        self._asked = False
         self._scope = trio.CancelScope()  # of what goes on beside `_read`
         self.interrupted = False
 
@@ -68,8 +69,9 @@ class CellRun:
         """
         resident = self._residence.resident
         cpu_seen = resident.cpu_seen
-        begun = await resident.begin(self._order.plan.wall_ns / 1e9, self._order.cpu_seconds)
         try:
+            begun = await resident.begin(self._order.plan.wall_ns / 1e9, self._order.cpu_seconds)
+            self._asked = True
             await self._ends.send(request)
             with trio.move_on_after(_SHORT_SECONDS):
                 await self._read()
@@ -110,8 +112,10 @@ class CellRun:
                     await self._ends.send(pack("taken"))
                 case Done(cell=self._number):
                     self._done = frame
+                    return
                 case _:
-                    self._broken = "the program has sent a frame that no cell is waited for with"
+                    self._broken = "the program has sent a frame that is not the answer to anything"
+            await trio.lowlevel.checkpoint()  # who sends without end must not keep the others waiting
 
     def _take(self, output: Output) -> None:
         """It comes after all that was written before."""
@@ -173,11 +177,11 @@ class CellRun:
     async def _give_up(self) -> None:
         """The caller has gone: the context is left ready for the next one, or dead."""
         with trio.CancelScope(shield=True), contextlib.suppress(NetworkError):
-            if not self._is_over and not self._residence.ended.is_set():
+            if self._asked and not self._is_over and not self._residence.ended.is_set():
                 await self.stop()
                 with trio.move_on_after(GRACE_SECONDS * 2 + 1):
                     await self._read_beside()
-            if self._done is None:
+            if self._asked and self._done is None:
                 await self._residence.kill(KillReason.CANCELLED)
             else:
                 await self._residence.resident.end()

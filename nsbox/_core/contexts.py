@@ -76,8 +76,8 @@ class Contexts(Part):
         await context.restart()
         return context
 
-    @contextlib.asynccontextmanager
-    async def room(self) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
         """For one more.
 
         Raises:
@@ -154,7 +154,7 @@ class Context:
                 raise InvalidStateError("the context was closed")
             self._core.machine.require(*ACTIVE, action="restart a context of")
             await self._leave("it is being restarted")
-            async with self._contexts.room():
+            with self._contexts.room():
                 residence, ends = await self._start()
             self._take(residence, ends)
 
@@ -280,15 +280,28 @@ class Context:
         core = self._core
         _check_options(options, self._language)
         running = core.executions.new_cell(code, self.language, options)
-        residence, _ = self._require()
-        async with residence.turns:
-            residence, ends = self._require()
+        async with self._turn() as (residence, ends):
             core.executions.require_room()
             order = self._cell_order(residence, options)
             with contextlib.ExitStack() as stack:
                 with _texts():
                     request = self._request(residence.cell.source, running, order, code, stack)
                 return await self._run(residence, ends, running, order, request)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[tuple[Residence, Ends]]:
+        """What it consists of, once nothing else is done with it.
+
+        Raises:
+            InvalidStateError: It has ended, also while this was waited for.
+        """
+        while True:
+            residence, ends = self._require()
+            async with residence.turns:
+                if self._residence is residence and residence.over is None:
+                    yield residence, ends
+                    return
+            await trio.lowlevel.checkpoint()  # it was restarted meanwhile, or has ended
 
     def _request(
         self, directory: int, running: Running, order: Order, code: str, stack: contextlib.ExitStack
@@ -372,13 +385,9 @@ class Context:
         """A second one with the same state, in the same execution."""
         if not self._language.forks:
             raise ConfigError(f"a context of {self.language} cannot be forked: only one of python can")
-        async with self._changing:
-            residence, ends = self._require()
-            async with self._contexts.room(), residence.turns:
-                residence, ends = self._require()
-                self._core.machine.require(*ACTIVE, action="fork a context of")
-                forked = Context(self._contexts, self._language)
-                theirs = Ends(self._largest)
+        async with self._changing, self._turn() as (residence, ends):
+            with self._contexts.room():
+                forked, theirs = Context(self._contexts, self._language), Ends(self._largest)
                 try:
                     with trio.CancelScope(shield=True):
                         await self._ask_for_fork(residence, ends, theirs)

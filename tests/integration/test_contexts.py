@@ -1,7 +1,9 @@
 """Stateful contexts: cells of Python, JavaScript and bash, each in the state that the last one left."""
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,7 +34,8 @@ def bell(tmp_path: Path) -> Iterator[Bell]:
     made.close()
 
 
-RING = "open('/bell/ring', 'w').write('up\\n')"
+RING = "with open('/bell/ring', 'w') as ring: ring.write('up\\n')"
+"""In a `with`: an interrupt that comes while a file is closed by its finaliser is lost, in every Python."""
 
 
 def without_ipython(sandbox: nsbox.Sandbox) -> None:
@@ -492,6 +495,41 @@ def test_a_dead_pid_1_is_no_fault_of_a_cell(bell: Bell) -> None:
         signal.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
         thread.join()
         assert isinstance(failures[0], nsbox.NetworkError)
+
+
+def test_an_interpreter_killed_under_its_contexts_is_their_end_only(sandbox: nsbox.Sandbox) -> None:
+    """SIGNALED for the cell that runs, InvalidStateError without one; the sandbox and other contexts live."""
+    with sandbox.create_context() as context, sandbox.create_context() as other:
+        killed = context.execute("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        assert (killed.verdict, killed.signal) == (Verdict.SIGNALED, signal.SIGKILL)
+        assert killed.evidence["context_alive"] is False
+        (pid,) = [pid for pid, line in programs().items() if "python_agent.py" in line]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: pid not in programs(), "it is dead")
+        with contextlib.suppress(nsbox.InvalidStateError):  # whether it is heard of before, or by the cell
+            assert other.execute("1").verdict is Verdict.SIGNALED
+        with pytest.raises(nsbox.InvalidStateError, match="restart"):
+            other.execute("1")
+        assert sandbox.execute("print(1)").ok
+        other.restart()
+        assert value(other.execute("1")) == "1"
+
+
+async def test_restarting_a_context_cancels_its_cell(bell: Bell) -> None:
+    """The one that ran is CANCELLED; the next one has the new state."""
+    async with nsbox.AsyncSandbox(mounts=[bell.mount]) as sandbox:
+        context = await sandbox.create_context()
+        found: list[nsbox.ExecutionResult] = []
+
+        async def run(code: str) -> None:
+            found.append(await context.execute(code))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, f"x = 1\n{RING}\nimport time\ntime.sleep(60)")
+            await trio.to_thread.run_sync(bell.wait)
+            nursery.start_soon(context.restart)
+        assert found[0].verdict is Verdict.CANCELLED
+        assert not (await context.execute("x")).ok
 
 
 def test_there_is_a_bound_on_contexts(sandbox: nsbox.Sandbox) -> None:
