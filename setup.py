@@ -1,4 +1,4 @@
-"""Builds the native launcher, `nsbox/_bin/nsbox-launcher`; all else about the package is in pyproject.toml.
+"""Builds the native launcher, `nsbox/_bin/nsbox-launcher`, and the library of warm interpreters beside it.
 
 `build_launcher` is a sub-command of `build` in setuptools' protocol (`setuptools.command.build.SubCommand`), so that
 wheels, `pip install .` and `pip install -e .` all come here; an editable install gets the binary in the source tree.
@@ -24,8 +24,11 @@ from setuptools.errors import CompileError, ExecError
 ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "native"
 LAUNCHER = Path("nsbox", "_bin", "nsbox-launcher")
+LIBRARY = Path("nsbox", "_bin", "nsbox-interpreter.so")
+SHARED = ("credentials.c", "enter.c", "packet.c", "payload.c", "sys.c")
+"""What of the launcher a warm interpreter needs, too."""
 
-CODE = ("-std=gnu11", "-O2", "-fPIE", "-fstack-protector-strong")
+CODE = ("-std=gnu11", "-O2", "-fstack-protector-strong")
 WARNINGS = (
     *("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wvla", "-Wformat=2"),
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wswitch-enum"),
@@ -98,8 +101,11 @@ class BuildLauncher(Command):
             code = [*CODE, *FORTIFY]
             link = [find_linkage(compiler)]
         code += [*WARNINGS, *shlex.split(os.environ.get("CFLAGS", ""))]
-        objects = self.compile([*compiler, *code], sources)
-        self.link([*compiler, *link, *HARDEN], objects)
+        objects = self.compile([*compiler, *code, "-fPIE"], sources)
+        self.link([*compiler, *link, *HARDEN], objects, self.target(LAUNCHER))
+        sources = [*(NATIVE / "interpreter").glob("*.c"), *(NATIVE / name for name in SHARED)]
+        code = [*CODE, *FORTIFY, *WARNINGS, "-fPIC", "-fvisibility=hidden"]
+        self.link([*compiler, "-shared", *HARDEN], self.compile([*compiler, *code], sources), self.target(LIBRARY))
 
     def compile(self, command: list[str], sources: list[Path]) -> list[Path]:
         """Compile each source that has changed since its object was made, by other flags in another directory."""
@@ -108,7 +114,7 @@ class BuildLauncher(Command):
         base = Path(self.build_temp or "build") if not self.editable_mode else ROOT / "build"
         directory = base / f"launcher-{variant}"
         directory.mkdir(parents=True, exist_ok=True)
-        newest_header = max(path.stat().st_mtime for path in (*NATIVE.glob("*.h"), ROOT / "setup.py"))
+        newest_header = max(path.stat().st_mtime for path in (*NATIVE.rglob("*.h"), ROOT / "setup.py"))
         objects = []
         for source in sources:
             target = directory / f"{source.stem}.o"
@@ -118,9 +124,8 @@ class BuildLauncher(Command):
             self.execute_checked([*command, "-c", "-o", str(target), str(source)])
         return objects
 
-    def link(self, command: list[str], objects: list[Path]) -> None:
+    def link(self, command: list[str], objects: list[Path], target: Path) -> None:
         """Link into a new file and rename it, because the old one may be running."""
-        target = self.target()
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = target.with_suffix(".new")
         self.execute_checked([*command, "-o", str(fresh), *map(str, objects)])
@@ -132,13 +137,13 @@ class BuildLauncher(Command):
         if subprocess.run(command, check=False).returncode != 0:
             raise CompileError(f"compiling the launcher failed: {shlex.join(command)}")
 
-    def target(self) -> Path:
-        """Where the launcher goes: the source tree in an editable install, else the directory the wheel is made of."""
-        return (ROOT if self.editable_mode else Path(self.build_lib or "build/lib")) / LAUNCHER
+    def target(self, file: Path) -> Path:
+        """Where a file goes: the source tree in an editable install, else the directory the wheel is made of."""
+        return (ROOT if self.editable_mode else Path(self.build_lib or "build/lib")) / file
 
     def get_outputs(self) -> list[str]:
         """The files that this command makes."""
-        return [str(self.target())]
+        return [str(self.target(file)) for file in (LAUNCHER, LIBRARY)]
 
     def get_output_mapping(self) -> dict[str, str]:
         """No output corresponds to one source file."""
@@ -146,7 +151,7 @@ class BuildLauncher(Command):
 
     def get_source_files(self) -> list[str]:
         """What a source distribution has to contain for this command."""
-        return [str(path.relative_to(ROOT)) for path in sorted(NATIVE.glob("*.[ch]"))]
+        return [str(path.relative_to(ROOT)) for path in sorted(NATIVE.rglob("*.[ch]"))]
 
 
 class ProgramDistribution(Distribution):

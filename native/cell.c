@@ -17,6 +17,7 @@
 
 enum {
 	TICK_NS = 1000000,
+	READY_FDS = 4, /* /, quota, source, mount namespace */
 	REFILL_DELAY_NS = 2000000, /* what is asked for right after a create must not wait for a spare */
 };
 
@@ -69,38 +70,50 @@ static bool all_dead(struct launcher *launcher, struct cell *cell)
 	       && cgroup_remove_v2(launcher, cell->template->hierarchies, path);
 }
 
+/* Nobody waits at either end: a supervisor or a PID 1 that does not read loses what does not fit. */
+static int make_channel(int pair[2])
+{
+	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair);
+}
+
 static int clone_init(struct launcher *launcher, struct cell *cell, struct failure *failure)
 {
 	struct birth birth = { .launcher = launcher, .cell = cell };
 	char init[CGROUP_PATH];
-	int pair[2];
+	int pair[2], channel[2];
 
 	init_path(launcher, cell, init);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return fail(failure, STAGE_CLONE, 0);
 	cell->control = (struct source){ .ready = control_ready, .fd = pair[0] };
 	birth.control = pair[1];
+	AUTO_CLOSE int theirs = pair[1];
+	if (make_channel(channel) < 0) {
+		drop_fd(&cell->control.fd);
+		return fail(failure, STAGE_CLONE, 0);
+	}
+	cell->channel = channel[0];
+	birth.channel = channel[1];
+	AUTO_CLOSE int theirs_too = channel[1];
 	AUTO_CLOSE int cgroup = cgroup_open_v2(launcher, cell->template->hierarchies, init);
 	/* In version 1 it stays where the launcher is: no program descends from it, so the limits there are not for it, and a
 	 * program that uses up all memory cannot take it from PID 1. */
-	/* The network and user namespaces follow in the child: they cost the most, and there they cost another CPU's time. */
+	/* The other namespaces follow in the child: there they cost another CPU's time. */
 	struct clone_args args = {
-		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD
-		         | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
+		.flags = CLONE_NEWPID | CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
 		.exit_signal = SIGCHLD,
 		.pidfd = (uint64_t)(uintptr_t)&cell->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	cell->pid = sys_clone3(&args);
-	if (cell->pid == 0)
+	pid_t pid = sys_clone3(&args);
+	if (pid == 0) /* nothing is written before: a page of the launcher's would be copied for it */
 		be_init(&birth);
-	int saved = errno;
-	drop_fd(&pair[1]);
-	errno = saved;
+	cell->pid = pid;
 	if (cell->pid < 0) {
 		drop_fd(&cell->control.fd);
 		return fail(failure, STAGE_CLONE, 0);
 	}
+	leave_graves(launcher);
 	return watch(launcher, &cell->control) < 0 ? fail(failure, STAGE_CLONE, 1) : 0;
 }
 
@@ -115,7 +128,8 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	}
 	*cell = (struct cell){
 		.control = { .fd = -1 }, .template = template, .number = ++launcher->next_number, .state = CELL_BUILDING,
-		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .id_range = -1,
+		.pid = -1, .pidfd = -1, .root = -1, .quota = -1, .program_source = -1, .mounts = -1, .channel = -1,
+		.id_range = -1,
 	};
 	template->cells++;
 	cell->predecessor = predecessor;
@@ -134,6 +148,16 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	return cell;
 }
 
+static void give_up_heir(struct launcher *launcher, const struct cell *cell)
+{
+	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
+		if (heir->predecessor == cell) {
+			heir->predecessor = NULL;
+			heir->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
+			cell_end(launcher, heir, REASON_CANCELLED);
+		}
+}
+
 static void release(struct launcher *launcher, struct cell *cell)
 {
 	for (struct cell **link = &launcher->cells; *link; link = &(*link)->next)
@@ -141,21 +165,26 @@ static void release(struct launcher *launcher, struct cell *cell)
 			*link = cell->next;
 			break;
 		}
-	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
-		if (heir->predecessor == cell) {
-			heir->predecessor = NULL;
-			heir->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
-			cell_end(launcher, heir, REASON_CANCELLED);
-		}
+	give_up_heir(launcher, cell);
 	release_ids(launcher, cell);
 	drop_fd(&cell->pidfd);
 	drop_fd(&cell->root);
 	drop_fd(&cell->quota);
 	drop_fd(&cell->program_source);
+	bury(launcher, &cell->mounts);
+	drop_fd(&cell->channel);
 	struct template *template = cell->template;
 	free(cell);
 	template->cells--;
 	template_release(launcher, template);
+}
+
+static bool has_task(const struct launcher *launcher, const struct cell *cell)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->cell == cell)
+			return true;
+	return false;
 }
 
 /* The cell is to die: everything in it is killed now, what it was made of goes when the last process is reaped. */
@@ -172,7 +201,9 @@ void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason rea
 	}
 	cell_path(cell, path);
 	if (cell->pid > 0) {
-		(void)cgroup_kill(launcher, cell->template->hierarchies, path);
+		/* all at once, where there is more than PID 1: it would have to kill the others in turn */
+		if (has_task(launcher, cell))
+			(void)cgroup_kill(launcher, cell->template->hierarchies, path);
 		if (!cell->reaped)
 			(void)sys_pidfd_send_signal(cell->pidfd, SIGKILL); /* the kernel kills what is in its pid namespace */
 	}
@@ -193,6 +224,12 @@ static void tell_end(struct launcher *launcher, struct cell *cell)
 		tell(launcher, &(struct up){ .type = UP_LOST, .id = cell->id }, NULL, 0);
 	else if (cell->id)
 		tell_failed(launcher, DOWN_CREATE, cell->id, &cell->failure);
+}
+
+/* Its files are the caller's: whether they go with it, or new processes take them over, the supervisor decides. */
+static bool is_lost(const struct launcher *launcher, const struct cell *cell)
+{
+	return cell->id && cell->adopted && !cell->destroy_asked && !launcher->over;
 }
 
 /* Moves a dying cell towards its end, as far as it goes now. */
@@ -217,20 +254,54 @@ void cell_settle(struct launcher *launcher, struct cell *cell)
 	char path[CGROUP_PATH];
 	cell_path(cell, path);
 	tell_end(launcher, cell);
-	if (!cgroup_remove(launcher, cell->template->hierarchies, path, false)) {
+	if (is_lost(launcher, cell)) { /* empty directories of version 1 may be left: they go with it */
+		cell->state = CELL_LOST;
+		give_up_heir(launcher, cell);
+		(void)cgroup_remove_v1(launcher, cell->template->hierarchies, path, false);
+		return;
+	}
+	if (!cgroup_remove_v1(launcher, cell->template->hierarchies, path, false)) {
 		launcher->tick_at = now_ns() + TICK_NS;
 		return;
 	}
 	release(launcher, cell);
 }
 
-static void adopt(struct launcher *launcher, struct cell *cell)
+/* Whether a program runs: its caller waits for that, and has nothing to ask for meanwhile. */
+static bool is_busy(const struct launcher *launcher)
 {
-	int fds[4] = { cell->pidfd, cell->root, cell->quota, cell->program_source };
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->id && !task->reported)
+			return true;
+	return false;
+}
+
+static void tell_ready(struct launcher *launcher, struct cell *cell)
+{
+	int fds[5] = { cell->pidfd, cell->root, cell->quota, cell->program_source, cell->channel };
 	enum down_type of = cell->restart_id ? DOWN_RESTART : DOWN_CREATE;
 
+	cell->quiet = false;
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 5);
+	drop_fd(&cell->channel);
+}
+
+static void adopt(struct launcher *launcher, struct cell *cell)
+{
 	cell->adopted = true;
-	tell(launcher, &(struct up){ .type = UP_DONE, .of = of, .id = cell->id, .index = (int32_t)cell->number }, fds, 4);
+	cell->quiet = cell->quiet && is_busy(launcher);
+	launcher->quiet |= cell->quiet;
+	if (!cell->quiet)
+		tell_ready(launcher, cell);
+}
+
+/* The end of the execution that was running is told at the latest. */
+void cells_tell_quiet(struct launcher *launcher)
+{
+	launcher->quiet = false;
+	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
+		if (cell->adopted && cell->quiet)
+			tell_ready(launcher, cell);
 }
 
 static void replace(struct launcher *launcher, struct cell *cell)
@@ -247,23 +318,25 @@ static void replace(struct launcher *launcher, struct cell *cell)
 
 static int write_map(struct launcher *launcher, const struct cell *cell, const char *file)
 {
-	char path[48], line[64];
+	const struct id_map *ids = &cell->ids;
+	uint32_t below = cell->template->init_id - ids->inside;
+	char path[48], line[128];
 
 	(void)snprintf(path, sizeof path, "%d/%s", cell->pid, file);
-	(void)snprintf(line, sizeof line, "%u %u %u\n", cell->ids.inside, cell->ids.outside, cell->ids.count);
+	if (cell->template->capabilities && below < ids->count - 1) /* all but PID 1's, see become_unmapped */
+		(void)snprintf(line, sizeof line, "%u %u %u\n%u %u %u\n", ids->inside, ids->outside, below,
+		               ids->inside + below + 1, ids->outside + below + 1, ids->count - below - 1);
+	else
+		(void)snprintf(line, sizeof line, "%u %u %u\n", ids->inside, ids->outside, ids->count);
 	return write_file_at(launcher->proc, path, line);
 }
 
-static void cell_ready(struct launcher *launcher, struct cell *cell, const int *fds)
+static void cell_ready(struct launcher *launcher, struct cell *cell, int *fds)
 {
-	cell->root = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
-	cell->quota = fcntl(fds[1], F_DUPFD_CLOEXEC, 3);
-	cell->program_source = fcntl(fds[2], F_DUPFD_CLOEXEC, 3);
-	if (cell->root < 0 || cell->quota < 0 || cell->program_source < 0) {
-		(void)fail(&cell->failure, STAGE_CLONE, 6);
-		cell_end(launcher, cell, REASON_CANCELLED);
-		return;
-	}
+	cell->root = take_fd(&fds[0]);
+	cell->quota = take_fd(&fds[1]);
+	cell->program_source = take_fd(&fds[2]);
+	cell->mounts = take_fd(&fds[3]);
 	cell->state = CELL_READY;
 	cell->parked = task_park(launcher, cell, &cell->failure);
 	if (!cell->parked) {
@@ -281,9 +354,9 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 {
 	struct cell *cell = (struct cell *)source;
 	struct child_message message;
-	int fds[4] = { -1, -1, -1, -1 };
+	int fds[READY_FDS] = { -1, -1, -1, -1 };
 	unsigned fd_count;
-	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, 4, &fd_count) : 0;
+	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, READY_FDS, &fd_count) : 0;
 
 	if (length != sizeof message) {
 		unwatch(launcher, source);
@@ -299,7 +372,7 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 			(void)fail(&cell->failure, STAGE_DIED, 0);
 			cell_end(launcher, cell, REASON_CANCELLED);
 		}
-	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == 3) {
+	} else if (message.word == CHILD_READY && cell->state == CELL_BUILDING && fd_count == READY_FDS) {
 		cell_ready(launcher, cell, fds);
 	} else if (message.word == CHILD_FAILED) {
 		cell->failure = message.failure;
@@ -345,7 +418,7 @@ void cell_restart(struct launcher *launcher, uint32_t id)
 	bool has_heir = false;
 	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
 		has_heir |= cell && heir->predecessor == cell;
-	if (!id || !cell || has_heir || cell->state != CELL_READY) {
+	if (!id || !cell || has_heir || (cell->state != CELL_READY && cell->state != CELL_LOST)) {
 		errno = ESRCH;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_RESTART, id, &failure);
@@ -354,7 +427,37 @@ void cell_restart(struct launcher *launcher, uint32_t id)
 	}
 }
 
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
+/* Queued in PID 1's own socket: one that is suspended takes it when it goes on. */
+void cell_connect(struct launcher *launcher, uint32_t id)
+{
+	struct cell *cell = cell_find(launcher, id);
+	struct child_message message = { .word = CHILD_CHANNEL };
+	struct pollfd room = { .fd = cell ? cell->control.fd : -1, .events = POLLOUT };
+	struct failure failure;
+	int pair[2];
+
+	if (!id || !cell || cell->state != CELL_READY || poll(&room, 1, 0) != 1 || !(room.revents & POLLOUT)) {
+		errno = cell ? EAGAIN : ESRCH;
+		(void)fail(&failure, STAGE_CONNECT, 0);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	if (make_channel(pair) < 0) {
+		(void)fail(&failure, STAGE_CONNECT, 1);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	AUTO_CLOSE int ours = pair[0];
+	AUTO_CLOSE int theirs = pair[1];
+	if (send_packet(cell->control.fd, &message, sizeof message, &theirs, 1) < 0) {
+		(void)fail(&failure, STAGE_CONNECT, 2);
+		tell_failed(launcher, DOWN_CONNECT, id, &failure);
+		return;
+	}
+	tell(launcher, &(struct up){ .type = UP_DONE, .of = DOWN_CONNECT, .id = id }, &ours, 1);
+}
+
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead)
 {
 	struct template *template = template_find(launcher, template_id);
 	struct failure failure;
@@ -378,6 +481,7 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 		}
 	}
 	best->id = id;
+	best->quiet = ahead;
 	template->used = true;
 	launcher->refill_at = now_ns() + REFILL_DELAY_NS;
 	if (best->state == CELL_READY)
@@ -386,8 +490,10 @@ void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id)
 
 void cells_end_all(struct launcher *launcher)
 {
-	for (struct template *template = launcher->templates; template; template = template->next)
+	for (struct template *template = launcher->templates; template; template = template->next) {
 		template->spares = 0;
+		warm_stop(launcher, template);
+	}
 	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
 		cell_end(launcher, cell, REASON_CANCELLED);
 }
@@ -401,6 +507,7 @@ void cell_destroy(struct launcher *launcher, uint32_t id)
 		return;
 	}
 	cell->destroy_asked = true;
+	cell->told_end = false; /* one that is lost has told so, and now tells that it is gone */
 	cell_end(launcher, cell, REASON_CANCELLED);
 }
 

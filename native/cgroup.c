@@ -107,21 +107,21 @@ bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *pa
 	return write_file_at(hierarchy->base, file, "1") == 0;
 }
 
-/* As `cgroup_remove`, in version 2 alone. Where there is one it tells that all of the group is dead. */
+/* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events
+ * would be later, it is held back for up to 15 ms. Where there is a version 2, true says that all of the group is dead. */
 bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path)
 {
 	const struct hierarchy *hierarchy = version_2(launcher, hierarchies);
 	return !hierarchy || unlinkat(hierarchy->base, path, AT_REMOVEDIR) == 0 || errno == ENOENT;
 }
 
-/* False while a process in it is still dying: try again in a moment. Waiting for the notification of cgroup.events
- * would be later, it is held back for up to 15 ms. */
-bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution)
+/* The same for the directories of version 1, which go when that of version 2 is gone. */
+bool cgroup_remove_v1(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution)
 {
 	bool gone = true;
 
 	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
-		if (used(launcher, hierarchies, i, execution)
+		if (used(launcher, hierarchies, i, execution) && !launcher->hierarchies[i].born_inside
 		    && unlinkat(launcher->hierarchies[i].base, path, AT_REMOVEDIR) < 0 && errno != ENOENT)
 			gone = false;
 	return gone;
@@ -150,22 +150,56 @@ uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const str
                       const char *task)
 {
 	struct counted counted = { .hierarchy = UINT32_MAX };
-	return cgroup_count_in(launcher, hierarchies, counter, cell, task, &counted);
+	return cgroup_count_in(launcher, hierarchies, counter, -1, cell, task, &counted);
+}
+
+static void counter_path(const struct counter *counter, const char *cell, const char *task, char path[CGROUP_PATH + 128])
+{
+	(void)snprintf(path, CGROUP_PATH + 128, "%s/%s", counter->of_execution ? task : cell, counter->file);
+}
+
+static bool of_one_file(const struct counter *one, const struct counter *other)
+{
+	return one->hierarchy == other->hierarchy && one->of_execution == other->of_execution
+	       && strcmp(one->file, other->file) == 0;
+}
+
+void cgroup_open_counters(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *counters)
+{
+	char path[CGROUP_PATH + 128];
+
+	for (uint32_t i = 0; i < launcher->counter_count; i++) {
+		const struct counter *counter = &launcher->counters[i];
+		if (counters[i] >= 0 || !(hierarchies >> counter->hierarchy & 1) || (i && of_one_file(counter, counter - 1)))
+			continue;
+		counter_path(counter, cell, task, path);
+		counters[i] = openat(launcher->hierarchies[counter->hierarchy].base, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	}
+}
+
+static ssize_t read_open(int fd, char *buffer, size_t size)
+{
+	ssize_t length = pread(fd, buffer, size - 1, 0);
+	if (length >= 0)
+		buffer[length] = '\0';
+	return length;
 }
 
 /* Several counters of one file are read at once: a read costs some 10 us, and every execution pays for all of them. */
-uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
-                         const char *task, struct counted *last)
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, int open,
+                         const char *cell, const char *task, struct counted *last)
 {
 	char path[CGROUP_PATH + 128];
 
 	if (!(hierarchies >> counter->hierarchy & 1))
 		return UINT64_MAX;
-	(void)snprintf(path, sizeof path, "%s/%s", counter->of_execution ? task : cell, counter->file);
+	counter_path(counter, cell, task, path);
 	if (last->hierarchy != counter->hierarchy || strcmp(last->path, path) != 0) {
 		last->hierarchy = counter->hierarchy;
 		strcpy(last->path, path);
-		last->length = read_file_at(launcher->hierarchies[counter->hierarchy].base, path, last->text, sizeof last->text);
+		last->length = open >= 0
+			? read_open(open, last->text, sizeof last->text)
+			: read_file_at(launcher->hierarchies[counter->hierarchy].base, path, last->text, sizeof last->text);
 	}
 	return last->length <= 0 ? UINT64_MAX : find_number(last->text, counter->key);
 }

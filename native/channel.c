@@ -12,68 +12,6 @@
 
 enum { FLUSH_NS = 5000000 };
 
-int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
-	} control = { 0 };
-	struct iovec data = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = size };
-	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
-
-	if (passed_count) {
-		message.msg_control = control.space;
-		message.msg_controllen = CMSG_SPACE(passed_count * sizeof(int));
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(passed_count * sizeof(int));
-		memcpy(CMSG_DATA(header), passed, passed_count * sizeof(int));
-	}
-	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
-}
-
-ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
-	} control;
-	struct iovec data = { .iov_base = buffer, .iov_len = size };
-	struct msghdr message = {
-		.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space,
-	};
-
-	*passed_count = 0;
-	ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-	/* told once, before what the peer had still sent, when it ended without having read all: unix(7) says EOF, the kernel
-	 * says this first */
-	if (length < 0 && errno == ECONNRESET)
-		length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-	if (length < 0)
-		return -1;
-	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
-			continue;
-		size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < count; i++) {
-			int one;
-			memcpy(&one, CMSG_DATA(header) + i * sizeof(int), sizeof one);
-			if (*passed_count < passed_max)
-				passed[(*passed_count)++] = one;
-			else
-				drop_fd(&one);
-		}
-	}
-	if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
-		while (*passed_count)
-			drop_fd(&passed[--*passed_count]);
-		errno = EMSGSIZE;
-		return -1;
-	}
-	return length;
-}
-
 /* Whether it is sent, or nobody is there to read it any more. */
 static bool sent(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
 {
@@ -98,6 +36,8 @@ void flush_outgoing(struct launcher *launcher)
 
 void tell(struct launcher *launcher, const struct up *record, const int *fds, unsigned fd_count)
 {
+	if (launcher->quiet)
+		cells_tell_quiet(launcher);
 	if (!launcher->outgoing_first && sent(launcher, record, fds, fd_count))
 		return;
 	struct outgoing *later = calloc(1, sizeof *later);
@@ -151,7 +91,7 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 		template_forget(launcher, down->id);
 		return;
 	case DOWN_CREATE:
-		cell_create(launcher, down->id, down->parent);
+		cell_create(launcher, down->id, down->parent, down->flags & CREATE_AHEAD);
 		return;
 	case DOWN_DESTROY:
 		cell_destroy(launcher, down->id);
@@ -170,6 +110,27 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 		return;
 	case DOWN_RESTART:
 		cell_restart(launcher, down->id);
+		return;
+	case DOWN_WARM:
+		warm_start(launcher, down->id, payload, fds, fd_count);
+		return;
+	case DOWN_COOL: {
+		struct template *template = template_find(launcher, down->id);
+		if (template)
+			warm_stop(launcher, template);
+		return;
+	}
+	case DOWN_CONNECT:
+		cell_connect(launcher, down->id);
+		return;
+	case DOWN_TURN:
+		turn_begin(launcher, down->id, payload);
+		return;
+	case DOWN_TURN_END:
+		turn_end(launcher, down->id);
+		return;
+	case DOWN_INTERRUPT:
+		turn_interrupt(launcher, down->id, (enum kill_reason)down->flags);
 		return;
 	case DOWN_SETUP: /* came before the loop; a second one is refused */
 		break;

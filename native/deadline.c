@@ -28,6 +28,11 @@ static uint64_t count(struct launcher *launcher, const struct task *task, uint32
 	return counter ? cgroup_count(launcher, task->cell->template->hierarchies, counter, cell_at, at) : UINT64_MAX;
 }
 
+uint64_t deadline_cpu_us(struct launcher *launcher, const struct task *task)
+{
+	return count(launcher, task, SLOT_CPU_US);
+}
+
 /* Version 1 of the memory controller kills one process, and has no way to take the others of the execution along. */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now)
 {
@@ -55,7 +60,7 @@ static void check_cpu(struct launcher *launcher, struct task *task, uint64_t now
 		return;
 	}
 	if (used >= task->cpu_limit_us) {
-		task_kill(launcher, task, REASON_CPU_TIME);
+		turn_over(launcher, task, REASON_CPU_TIME);
 		return;
 	}
 	uint64_t wait_ns = (task->cpu_limit_us - used) * 1000000u / task->cpu_rate_milli;
@@ -72,7 +77,7 @@ void deadlines_check(struct launcher *launcher, uint64_t now)
 		if (runs(task) && task->oom_check_at && now >= task->oom_check_at)
 			check_oom(launcher, task, now);
 		if (runs(task) && task->wall_deadline && now >= task->wall_deadline)
-			task_kill(launcher, task, REASON_WALL_TIME);
+			turn_over(launcher, task, REASON_WALL_TIME);
 	}
 }
 

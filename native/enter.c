@@ -16,7 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "launcher.h"
+#include "credentials.h"
+#include "enter.h"
+#include "packet.h"
 #include "sys.h"
 
 enum { CONTROL = 3, OWN_FD_MAX = 4 };
@@ -26,6 +28,7 @@ struct order {
 	uint32_t uid, gid;
 	int stdio[3];
 	bool terminal;
+	bool warm;
 };
 
 static _Noreturn void give_up(const struct failure *failure)
@@ -45,7 +48,7 @@ static int join_cgroups(const int *joins, struct failure *failure)
 
 static int join_cell(const struct entrance *entrance, struct failure *failure)
 {
-	int pidfd = entrance->cell->pidfd;
+	int pidfd = entrance->cell;
 
 	if (join_cgroups(entrance->joins, failure) < 0)
 		return -1;
@@ -61,7 +64,7 @@ static int join_cell(const struct entrance *entrance, struct failure *failure)
 		return fail(failure, STAGE_NAMESPACE, 5);
 	if (setns(pidfd, CLONE_NEWUSER) < 0)
 		return fail(failure, STAGE_NAMESPACE, 3);
-	return empty_bounding_set(failure);
+	return reduce_bounding_set(entrance->capabilities, failure);
 }
 
 /* Leaves 0, 1, 2 (the null device) and CONTROL open. */
@@ -87,19 +90,19 @@ static int separate_from_others(struct failure *failure)
 	return syscall(SYS_landlock_restrict_self, domain, 0) < 0 ? fail(failure, STAGE_CREDENTIALS, 6) : 0;
 }
 
-static int load_filter(const struct template *template, struct failure *failure)
+static int load_filter(const struct entrance *entrance, struct failure *failure)
 {
 	struct child_message message = { .word = CHILD_LISTENER };
 
-	if (!template->filter.len) {
+	if (!entrance->filter.len) {
 		errno = EINVAL; /* no filter is not a filter that allows everything */
 		return fail(failure, STAGE_FILTER, 2);
 	}
-	unsigned flags = template->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
-	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &template->filter);
+	unsigned flags = entrance->filter_notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &entrance->filter);
 	if (listener < 0)
 		return fail(failure, STAGE_FILTER, 0);
-	if (template->filter_notifies
+	if (entrance->filter_notifies
 	    && (send_packet(CONTROL, &message, sizeof message, &listener, 1) < 0 || close(listener) < 0))
 		return fail(failure, STAGE_FILTER, 1);
 	return 0;
@@ -137,6 +140,7 @@ static int receive_order(struct order *order, struct failure *failure)
 	memcpy(&down, packet, sizeof down);
 	memcpy(order->stdio, fds, sizeof order->stdio);
 	order->terminal = down.flags & EXEC_TERMINAL;
+	order->warm = down.flags & EXEC_WARM;
 	const char *bytes = packet + sizeof down;
 	if (fd_count == 4) {
 		bytes = mmap(NULL, down.payload_size, PROT_READ, MAP_PRIVATE, fds[3], 0);
@@ -271,9 +275,68 @@ static char **read_strings(struct reader *reader)
 	return strings;
 }
 
-/* execvp(3)'s search, in the sandbox's own PATH, and without its detour through a shell. */
-static int execute(const char *search, char **argv, char **envp, struct failure *failure)
+/* Everything but the exec. */
+static int prepare_program(const struct entrance *entrance, struct order *order, bool filtered, struct program *program,
+                           struct failure *failure)
 {
+	struct reader *reader = &order->rest;
+	sigset_t none;
+
+	(void)sigemptyset(&none);
+	(void)umask(022);
+	if (take_stdio(order->stdio, failure) < 0 || (order->terminal && take_terminal(failure) < 0)
+	    || set_rlimits(reader, failure) < 0)
+		return -1;
+	uint64_t capabilities = read_u64(reader);
+	const char *directory = read_string(reader);
+	program->search = read_string(reader);
+	program->argv = read_strings(reader);
+	program->envp = read_strings(reader);
+	if (reader->bad || !program->argv[0] || (capabilities & ~entrance->capabilities)) {
+		errno = EPROTO;
+		return fail(failure, STAGE_PROTOCOL, 5);
+	}
+	if (capabilities != entrance->capabilities && reduce_bounding_set(capabilities, failure) < 0)
+		return -1;
+	if (drop_credentials(order->uid, order->gid, capabilities, failure) < 0)
+		return -1;
+	if (chdir(directory) < 0)
+		return fail(failure, STAGE_DIRECTORY, 0);
+	if (sys_close_range(CONTROL, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+		return fail(failure, STAGE_STDIO, 5);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
+		return fail(failure, STAGE_CREDENTIALS, 4);
+	if (!filtered && load_filter(entrance, failure) < 0)
+		return -1;
+	/* the filter is in force: only exec and the report of its failure from here on */
+	struct child_message message = { .word = CHILD_EXECS };
+	return send_packet(CONTROL, &message, sizeof message, NULL, 0) < 0 ? fail(failure, STAGE_EXEC, 1) : 0;
+}
+
+void enter_sandbox(const struct entrance *entrance, struct program *program)
+{
+	struct order order = { .stdio = { -1, -1, -1 } };
+	struct failure failure = { 0 };
+	bool early = entrance->filter_early && !entrance->own_init;
+
+	(void)setsid(); /* no controlling terminal; a child just cloned leads no group: cannot fail */
+	int joined = join_cell(entrance, &failure);
+	if (keep_control(entrance->control, &failure) < 0)
+		_exit(127);
+	if (joined < 0 || separate_from_others(&failure) < 0 || (early && load_filter(entrance, &failure) < 0)
+	    || receive_order(&order, &failure) < 0)
+		give_up(&failure);
+	if (entrance->own_init)
+		fork_into_own_namespace(&failure);
+	program->warm = order.warm;
+	if (prepare_program(entrance, &order, early, program, &failure) < 0)
+		give_up(&failure);
+}
+
+/* execvp(3)'s search, in the sandbox's own PATH, and without its detour through a shell. */
+static int execute(const struct program *program, struct failure *failure)
+{
+	char **argv = program->argv, **envp = program->envp;
 	const char *name = argv[0];
 	char path[4096];
 	bool denied = false;
@@ -283,7 +346,7 @@ static int execute(const char *search, char **argv, char **envp, struct failure 
 		return fail(failure, STAGE_EXEC, 0);
 	}
 	errno = ENOENT;
-	for (const char *at = search; *name && *at;) {
+	for (const char *at = program->search; *name && *at;) {
 		size_t length = strcspn(at, ":");
 		if (length && length + strlen(name) + 2 <= sizeof path) {
 			memcpy(path, at, length);
@@ -300,57 +363,10 @@ static int execute(const char *search, char **argv, char **envp, struct failure 
 	return fail(failure, STAGE_EXEC, 0);
 }
 
-static int become_program(const struct template *template, struct order *order, bool filtered, struct failure *failure)
+_Noreturn void exec_program(const struct program *program)
 {
-	struct reader *reader = &order->rest;
-	sigset_t none;
+	struct failure failure;
 
-	(void)sigemptyset(&none);
-	(void)umask(022);
-	if (take_stdio(order->stdio, failure) < 0 || (order->terminal && take_terminal(failure) < 0)
-	    || set_rlimits(reader, failure) < 0)
-		return -1;
-	const char *directory = read_string(reader), *search = read_string(reader);
-	char **argv = read_strings(reader), **envp = read_strings(reader);
-	if (reader->bad || !argv[0]) {
-		errno = EPROTO;
-		return fail(failure, STAGE_PROTOCOL, 5);
-	}
-	if (drop_credentials(order->uid, order->gid, failure) < 0)
-		return -1;
-	if (chdir(directory) < 0)
-		return fail(failure, STAGE_DIRECTORY, 0);
-	if (sys_close_range(CONTROL, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
-		return fail(failure, STAGE_STDIO, 5);
-	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
-		return fail(failure, STAGE_CREDENTIALS, 4);
-	if (!filtered && load_filter(template, failure) < 0)
-		return -1;
-	/* the filter is in force: only exec and the report of its failure from here on */
-	struct child_message message = { .word = CHILD_EXECS };
-	if (send_packet(CONTROL, &message, sizeof message, NULL, 0) < 0)
-		return fail(failure, STAGE_EXEC, 1);
-	return execute(search, argv, envp, failure);
-}
-
-_Noreturn void enter_sandbox(const struct entrance *entrance)
-{
-	struct template *template = entrance->cell->template;
-	struct order order = { .stdio = { -1, -1, -1 } };
-	struct failure failure = { 0 };
-	int control = entrance->control;
-	bool own_init = entrance->own_init;
-	bool early = template->filter_early && !own_init;
-
-	(void)setsid(); /* no controlling terminal; a child just cloned leads no group: cannot fail */
-	int joined = join_cell(entrance, &failure);
-	if (keep_control(control, &failure) < 0)
-		_exit(127);
-	if (joined < 0 || separate_from_others(&failure) < 0 || (early && load_filter(template, &failure) < 0)
-	    || receive_order(&order, &failure) < 0)
-		give_up(&failure);
-	if (own_init)
-		fork_into_own_namespace(&failure);
-	(void)become_program(template, &order, early, &failure); /* returns only if it failed */
+	(void)execute(program, &failure);
 	give_up(&failure);
 }

@@ -9,6 +9,11 @@
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
+ *   graves.c     mount namespaces of the dead
+ *   turn.c       an execution that does one thing after the other
+ *   warm.c       interpreters that are ready before they are needed
+ *   overlay.c    a writable root                            copy.c    what it begins with
+ *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
  */
 #ifndef NSBOX_LAUNCHER_H
@@ -20,10 +25,15 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "credentials.h"
+#include "enter.h"
 #include "failure.h"
 #include "mounts.h"
+#include "packet.h"
 #include "payload.h"
 #include "wire.h"
+
+enum { MAX_GRAVES = 16 };
 
 struct launcher;
 
@@ -79,17 +89,20 @@ struct template {
 	uint32_t user_sysctl_count;
 	const char *hostname;
 	uint32_t init_id;       /* PID 1's uid and gid inside */
+	uint64_t capabilities;  /* of root inside; any: nobody inside can become who PID 1 is */
 	struct sock_fprog filter;
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
+	struct interpreter *interpreter; /* warm, or being warmed, or NULL */
+	unsigned wants_warm;    /* not 0: executions of late were for it, what is parked next is to be its child */
 	uint32_t spares;        /* sandboxes to keep ready */
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
 	bool forgotten;
-	char tree[24];          /* where its root tree is mounted */
+	int mounts;             /* a mount namespace whose root is its tree, to be copied by each sandbox */
 };
 
-enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING };
+enum cell_state { CELL_BUILDING, CELL_READY, CELL_DYING, CELL_LOST /* dead, and the supervisor has not said what is to become of its files */ };
 
 struct task;
 
@@ -103,7 +116,8 @@ struct cell {
 	uint32_t number;        /* names its cgroups */
 	uint32_t id;            /* the supervisor's; 0: a spare */
 	enum cell_state state;
-	bool adopted;           /* the supervisor was told that it is ready */
+	bool adopted;           /* the supervisor was told that it is ready, or will be with the next record */
+	bool quiet;             /* nobody waits for that yet */
 	bool destroy_asked;
 	bool told_end;
 	bool reaped;
@@ -112,6 +126,8 @@ struct cell {
 	int root;
 	int quota;
 	int program_source;
+	int mounts;             /* its mount namespace, which outlives PID 1 by this */
+	int channel;            /* the supervisor's end of the control channel, until it has it */
 	struct id_map ids;
 	int id_range;           /* which of the launcher's ranges, -1: none */
 	struct failure failure;
@@ -130,6 +146,9 @@ struct task {
 	uint32_t number;
 	uint32_t id;            /* the supervisor's; 0: parked */
 	enum task_state state;
+	bool unborn;            /* asked of the warm interpreter, and not heard of yet: no pid */
+	bool warm;              /* a child of the interpreter */
+	bool ran_warm;          /* and its program was run by it */
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
@@ -153,15 +172,29 @@ struct task {
 	uint64_t cpu_limit_us;  /* 0: none */
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
+	int counters[MAX_COUNTERS]; /* the files of the launcher's counters, open while it runs, or -1 */
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
+	/* of one that lives from turn to turn */
+	uint64_t grace_ns;      /* not 0: in a turn; at its limits it is interrupted, and killed only so much later */
+	enum kill_reason interrupted;
+	unsigned interrupts;
 };
 
 struct outgoing {
 	struct outgoing *next;
 	struct up record;
-	int fds[4];
+	int fds[5];
 	unsigned fd_count;
 };
+
+/* What wait4(2) said of a process that is nobody's yet. */
+struct ended {
+	pid_t pid; /* 0: none */
+	int status;
+	struct rusage usage;
+};
+
+enum { MOST_ENDED = 64 }; /* more than there are between an interpreter's fork and its telling so */
 
 struct launcher {
 	struct source supervisor;
@@ -179,6 +212,8 @@ struct launcher {
 	uint32_t hierarchy_count;
 	struct counter counters[MAX_COUNTERS];
 	uint32_t counter_count;
+	int answers;             /* directory of the socket on which the supervisor answers; -1: it has none */
+	const char *answers_name; /* of that socket: removed at the end, however the application ends */
 	int id_lock;             /* file whose bytes are locked, one a range; -1: `ids` is for all */
 	struct id_map ids;
 	uint32_t id_ranges;
@@ -186,7 +221,13 @@ struct launcher {
 	struct cell *cells;
 	struct task *tasks;
 	struct outgoing *outgoing_first, *outgoing_last;
+	struct ended ended[MOST_ENDED];
+	unsigned next_ended;
 	uint32_t next_number;
+	int graves[MAX_GRAVES];
+	uint32_t grave_count;
+	uint64_t bury_at;        /* when to let go of what is in them; 0: nothing */
+	bool quiet;              /* there are cells that are to be told of before anything else is */
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
 	uint64_t active_at;      /* when something was asked for, or ended */
 	uint64_t moved_at;       /* when a process last was to move between cgroups of version 1 */
@@ -208,11 +249,9 @@ void tell(struct launcher *launcher, const struct up *record, const int *fds, un
 void tell_done(struct launcher *launcher, enum down_type of, uint32_t id);
 void tell_failed(struct launcher *launcher, enum down_type of, uint32_t id, const struct failure *failure);
 void flush_outgoing(struct launcher *launcher);
-/* One packet with at most one descriptor, -1 where none came; for the small sockets to children. */
-ssize_t receive_packet(int fd, void *buffer, size_t size, int *passed, unsigned passed_max, unsigned *passed_count);
-int send_packet(int fd, const void *buffer, size_t size, const int *passed, unsigned passed_count);
 
 /* template.c */
+#define TREE "/t" /* an empty directory, which a tree is mounted on while it is built */
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
 struct template *template_find(struct launcher *launcher, uint32_t id);
 void template_forget(struct launcher *launcher, uint32_t id);
@@ -220,13 +259,15 @@ void template_release(struct launcher *launcher, struct template *template);
 int read_writes(struct reader *reader, struct write **writes, uint32_t *count);
 
 /* cell.c, freezer.c, spares.c */
-void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id);
+void cell_create(struct launcher *launcher, uint32_t id, uint32_t template_id, bool ahead);
+void cells_tell_quiet(struct launcher *launcher);
 void cell_destroy(struct launcher *launcher, uint32_t id);
 /* A cell that is being built, or, with its failure, dying. NULL: no memory. */
 struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
                       struct failure *failure);
 bool is_spare(const struct cell *cell, const struct template *template);
 void cell_restart(struct launcher *launcher, uint32_t id);
+void cell_connect(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
 void cell_thaw(struct launcher *launcher, uint32_t id);
 void cell_freeze_tick(struct launcher *launcher, struct cell *cell);
@@ -241,27 +282,19 @@ void cells_end_all(struct launcher *launcher);
 int claim_ids(struct launcher *launcher, struct cell *cell);
 void release_ids(struct launcher *launcher, struct cell *cell);
 
+/* graves.c */
+void bury(struct launcher *launcher, int *mounts);
+void leave_graves(struct launcher *launcher);
+void graves_tick(struct launcher *launcher);
+
 /* init.c, child */
 struct birth {
 	struct launcher *launcher;
 	struct cell *cell;
 	int control;
+	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
-/* Becomes nobody in particular: no groups, `id` for every uid and gid, no capability in any set. child */
-int drop_credentials(uint32_t uid, uint32_t gid, struct failure *failure);
-/* Entering a user namespace fills it again, capabilities(7): for every process that has entered one. child */
-int empty_bounding_set(struct failure *failure);
-
-enum child_word { CHILD_MAP_ME = 1, CHILD_READY = 2, CHILD_FAILED = 3, CHILD_LISTENER = 4, CHILD_EXITED = 5, CHILD_EXECS = 6,
-                  CHILD_RUNS = 7, CHILD_INIT = 8 };
-struct child_message {
-	uint32_t word;
-	struct failure failure;
-	int32_t wait_status;
-	struct rusage usage;
-};
-
 /* task.c */
 struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure);
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -270,19 +303,31 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason);
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
+void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 
-/* enter.c, child */
-struct entrance {
-	struct cell *cell;
-	int control;
-	int proc;
-	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
-	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
-};
-_Noreturn void enter_sandbox(const struct entrance *entrance);
+/* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
+/* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
+void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error);
+/* None of those that its interpreter has not forked yet will come. */
+void tasks_stillborn(struct launcher *launcher, const struct template *template);
+
+/* warm.c */
+void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
+void warm_stop(struct launcher *launcher, struct template *template);
+bool warm_ready(const struct template *template);
+int warm_fork(struct template *template, const struct entrance *entrance, uint32_t number, int cgroup);
+
+/* turn.c */
+void turn_begin(struct launcher *launcher, uint32_t id, struct payload *payload);
+void turn_end(struct launcher *launcher, uint32_t id);
+void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason);
+/* It has reached a limit: in a turn it is interrupted, as long as there is grace, else killed. */
+void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason);
 
 /* deadline.c */
+uint64_t deadline_cpu_us(struct launcher *launcher, const struct task *task); /* UINT64_MAX: not known here */
 uint64_t deadline_first_oom_check(const struct launcher *launcher, uint64_t now);
 void deadlines_check(struct launcher *launcher, uint64_t now);
 uint64_t deadlines_next(const struct launcher *launcher);
@@ -298,7 +343,7 @@ void close_joins(int *joins);
 int cgroup_open_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_kill(struct launcher *launcher, uint32_t hierarchies, const char *path);
 bool cgroup_remove_v2(struct launcher *launcher, uint32_t hierarchies, const char *path);
-bool cgroup_remove(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
+bool cgroup_remove_v1(struct launcher *launcher, uint32_t hierarchies, const char *path, bool execution);
 uint64_t cgroup_count(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
                       const char *task);
 /* The file read last, for counters that follow each other. */
@@ -308,8 +353,11 @@ struct counted {
 	char path[CGROUP_PATH + 128];
 	char text[4096];
 };
-uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, const char *cell,
-                         const char *task, struct counted *last);
+/* `open`: the counter's file, or -1, and then it is opened for this once. */
+uint64_t cgroup_count_in(struct launcher *launcher, uint32_t hierarchies, const struct counter *counter, int open,
+                         const char *cell, const char *task, struct counted *last);
+/* Opens what is not open. Where that fails, it is for `cgroup_count_in` to fail again. */
+void cgroup_open_counters(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *counters);
 void cell_path(const struct cell *cell, char *path);
 void task_path(const struct task *task, char *path);
 

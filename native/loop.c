@@ -44,8 +44,8 @@ static void reap(struct launcher *launcher)
 		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
 		if (pid <= 0)
 			return;
-		if (!task_reaped(launcher, pid, status, &usage))
-			(void)cell_reaped(launcher, pid); /* neither: nothing of ours is left of it */
+		if (!task_reaped(launcher, pid, status, &usage) && !cell_reaped(launcher, pid))
+			note_ended(launcher, pid, status, &usage);
 	}
 	launcher->more_to_reap = true;
 }
@@ -80,6 +80,8 @@ static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
 		next = launcher->flush_at;
 	if (launcher->refill_at && launcher->refill_at < next)
 		next = launcher->refill_at;
+	if (launcher->bury_at && launcher->bury_at < next)
+		next = launcher->bury_at;
 	if (farewell && farewell < next)
 		next = farewell;
 	if (next == UINT64_MAX && !launcher->more_to_reap)
@@ -112,6 +114,7 @@ static void on_time(struct launcher *launcher)
 		flush_outgoing(launcher);
 		launcher->flush_at = launcher->outgoing_first ? now + FLUSH_NS : 0;
 	}
+	graves_tick(launcher);
 	if (launcher->tick_at && launcher->tick_at <= now) {
 		launcher->tick_at = 0;
 		tasks_tick(launcher);

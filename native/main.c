@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sched.h>
@@ -58,14 +59,14 @@ static int forget_the_past(int socket, int application)
 	return sigprocmask(SIG_SETMASK, &all, NULL) < 0 || chdir("/") < 0 ? -1 : 0;
 }
 
-/* The root that the launcher lives in: an empty tmpfs with a procfs and room for root trees. */
+/* The root that the launcher lives in: an empty tmpfs with a procfs and a place to build root trees at. */
 static int make_own_root(void)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -1;
 	if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755") < 0 || chdir("/tmp") < 0)
 		return -1;
-	if (mkdir("proc", 0755) < 0 || mkdir("t", 0700) < 0)
+	if (mkdir("proc", 0755) < 0 || mkdir(&TREE[1], 0700) < 0)
 		return -1;
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		return -1;
@@ -105,7 +106,10 @@ static int settle_in(struct launcher *launcher, int host)
 	launcher->pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (launcher->pid_namespace < 0)
 		return -1;
-	if (empty_bounding_set(&(struct failure){ 0 }) < 0)
+	/* What a warm interpreter needs to send its children into sandboxes; they empty it on their way, as all do. */
+	uint64_t for_interpreters = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_CHROOT | 1ull << CAP_SETUID | 1ull << CAP_SETGID
+	                            | 1ull << CAP_SETPCAP | 1ull << CAP_SYS_PTRACE; /* setns(2) by a pidfd looks into the process */
+	if (reduce_bounding_set(for_interpreters, &(struct failure){ 0 }) < 0)
 		return -1;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return -1;
@@ -150,6 +154,9 @@ static int read_setup(struct launcher *launcher, const int *fds, unsigned fd_cou
 		if (counter->slot >= MAX_COUNTERS || counter->hierarchy >= launcher->hierarchy_count)
 			return -1;
 	}
+	launcher->answers_name = read_string(&reader);
+	if (!reader.bad && launcher->answers_name[0])
+		launcher->answers = next_fd < fd_count ? fds[next_fd++] : -1;
 	if (launcher->id_ranges)
 		launcher->id_lock = next_fd < fd_count ? fds[next_fd++] : -1;
 	return reader.bad || next_fd != fd_count ? -1 : 0;
@@ -198,11 +205,13 @@ static int open_sources(struct launcher *launcher)
 	                   || watch(launcher, &launcher->signals) < 0 ? -1 : 0;
 }
 
-static void remove_bases(struct launcher *launcher)
+static void remove_names(struct launcher *launcher)
 {
 	for (uint32_t i = 0; i < launcher->hierarchy_count; i++)
 		(void)unlinkat(launcher->hierarchies[i].parent, launcher->hierarchies[i].name, AT_REMOVEDIR);
 	/* not empty: the next start of nsbox finds and removes what a dead owner left */
+	if (launcher->answers >= 0)
+		(void)unlinkat(launcher->answers, launcher->answers_name, 0); /* gone already: the supervisor did it */
 }
 
 static _Noreturn void be_launcher(bool user_mode, int host)
@@ -212,7 +221,7 @@ static _Noreturn void be_launcher(bool user_mode, int host)
 
 	(void)setsid(); /* Ctrl-C is for the application; it fails for who leads a session already, "mapped" */
 	launcher.user_mode = user_mode;
-	launcher.id_lock = -1;
+	launcher.answers = launcher.id_lock = -1;
 	launcher.epoll = -1;
 	if (receive_setup(&launcher, &failure) < 0
 	    || (settle_in(&launcher, host) < 0 && fail(&failure, STAGE_LAUNCHER, 2) < 0)
@@ -223,7 +232,7 @@ static _Noreturn void be_launcher(bool user_mode, int host)
 	}
 	tell_done(&launcher, DOWN_SETUP, WIRE_VERSION);
 	int clean = run_loop(&launcher);
-	remove_bases(&launcher);
+	remove_names(&launcher);
 	_exit(clean < 0);
 }
 

@@ -74,8 +74,12 @@ static int make_dir(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int parent = open_parent(builder->root, op->path, &name);
 	if (parent < 0)
 		return -1;
-	if (mkdirat(parent, name, (mode_t)op->a) == 0)
+	if (mkdirat(parent, name, (mode_t)op->a) == 0) {
+		uint32_t owner = builder->id_namespace >= 0 ? map_id(&builder->ids, 0) : 0; /* where root inside is somebody */
+		if (owner && fchownat(parent, name, owner, owner, AT_SYMLINK_NOFOLLOW) < 0)
+			return -1;
 		return fchmodat(parent, name, (mode_t)op->a, 0); /* mkdir is subject to the umask */
+	}
 	if (errno != EEXIST)
 		return -1;
 	AUTO_CLOSE int found = open_beneath(parent, name, O_PATH | O_DIRECTORY);
@@ -95,7 +99,8 @@ static int make_file(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int parent = open_parent(builder->root, op->path, &name);
 	if (parent < 0)
 		return -1;
-	AUTO_CLOSE int fd = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, (mode_t)op->a);
+	int how = op->flags & FLAG_WRITABLE ? O_TRUNC : O_EXCL; /* in an overlay there may be one already */
+	AUTO_CLOSE int fd = openat(parent, name, O_WRONLY | O_CREAT | how | O_CLOEXEC | O_NOFOLLOW, (mode_t)op->a);
 	if (fd < 0)
 		return -1;
 	size_t length = strlen(op->arg);
@@ -124,7 +129,7 @@ static int clone_host_mount(const struct op *op)
 
 static int bind_host(struct builder *builder, const struct op *op)
 {
-	AUTO_CLOSE int own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	AUTO_CLOSE int own = openat(builder->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	if (own < 0 || setns(builder->host_mounts, CLONE_NEWNS) < 0)
 		return -1;
 	AUTO_CLOSE int tree = clone_host_mount(op);
@@ -170,6 +175,9 @@ static int mount_source(struct builder *builder, const struct op *op)
 
 static int mount_proc(struct builder *builder, const struct op *op)
 {
+	builder->empty = open_beneath(builder->root, op->path, O_PATH | O_DIRECTORY);
+	if (builder->empty < 0)
+		return -1;
 	AUTO_CLOSE int mount = builder->procfs >= 0 ? take_fd(&builder->procfs) : new_procfs();
 	if (mount < 0 || attach_mount(mount, builder->root, op->path) < 0)
 		return -1;
@@ -202,13 +210,16 @@ static int mount_image(struct builder *builder, const struct op *op)
 		errno = EINVAL;
 		return -1;
 	}
-	(void)snprintf(device, sizeof device, "/proc/self/fd/%d", builder->devices[op->a]);
+	(void)snprintf(device, sizeof device, "self/fd/%d", builder->devices[op->a]);
 	strcpy(flags, op->arg);
 	for (char *flag; (flag = strsep(&rest, ",")) && used < 7;)
 		if (*flag)
 			options[used++] = (struct fs_option){ flag, NULL };
+	/* the file system looks for its device from the working directory on */
+	if (fchdir(builder->proc) < 0)
+		return -1;
 	AUTO_CLOSE int mount = new_filesystem("ext4", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-	if (mount < 0 || fchmodat(mount, ".", 0700, 0) < 0 || attach_mount(mount, builder->root, op->path) < 0)
+	if (fchdir(builder->root) < 0 || mount < 0 || fchmodat(mount, ".", 0700, 0) < 0 || attach_mount(mount, builder->root, op->path) < 0)
 		return -1;
 	builder->quota = take_fd(&mount);
 	return 0;
@@ -217,10 +228,10 @@ static int mount_image(struct builder *builder, const struct op *op)
 static int bind_quota_dir(struct builder *builder, const struct op *op)
 {
 	uint32_t owner = map_id(&builder->ids, (uint32_t)op->b);
-	if (mkdirat(builder->quota, op->arg, 0700) < 0 && errno != EEXIST)
+	bool made = mkdirat(builder->quota, op->arg, (mode_t)op->a) == 0; /* the umask is 0 */
+	if ((!made && errno != EEXIST) || fchownat(builder->quota, op->arg, owner, owner, AT_SYMLINK_NOFOLLOW) < 0)
 		return -1;
-	if (fchownat(builder->quota, op->arg, owner, owner, AT_SYMLINK_NOFOLLOW) < 0
-	    || fchmodat(builder->quota, op->arg, (mode_t)op->a, 0) < 0)
+	if (!made && fchmodat(builder->quota, op->arg, (mode_t)op->a, 0) < 0)
 		return -1;
 	AUTO_CLOSE int tree = clone_mount(builder->quota, op->arg, mount_attributes(op->flags));
 	return tree < 0 ? -1 : attach_mount(tree, builder->root, op->path);
@@ -231,12 +242,11 @@ static int mask(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int target = open_beneath(builder->root, op->path, O_PATH);
 	if (target < 0)
 		return errno == ENOENT ? 0 : -1;
-	static const struct fs_option empty[] = { { "size", "4096" }, { "nr_inodes", "1" }, { "mode", "0555" }, { NULL, NULL } };
-	unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV;
-	/* the null device of the tree is read-only and all that already */
+	/* both are of the tree, and read-only and all that already */
+	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH;
 	AUTO_CLOSE int cover = op->flags & FLAG_DIRECTORY
-		? new_filesystem("tmpfs", empty, attributes)
-		: sys_open_tree(builder->root, "dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+		? sys_open_tree(builder->empty, "", flags)
+		: sys_open_tree(builder->root, "dev/null", flags);
 	return cover < 0 ? -1 : sys_move_mount(cover, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
@@ -283,6 +293,10 @@ static int apply_op(struct builder *builder, const struct op *op)
 		return set_sysctl(builder, op);
 	case OP_SOURCE:
 		return mount_source(builder, op);
+	case OP_OVERLAY:
+		return mount_overlay(builder, op);
+	case OP_COPY:
+		return copy_host(builder, op);
 	}
 	errno = EPROTO;
 	return -1;

@@ -73,13 +73,26 @@ int sys_pidfd_send_signal(int pidfd, int signal)
 	return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
 }
 
-int sys_capset_none(void)
+int sys_capget(uint64_t *permitted)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3];
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
 
-	memset(none, 0, sizeof none);
-	return (int)syscall(SYS_capset, &header, none);
+	if (syscall(SYS_capget, &header, sets) < 0)
+		return -1;
+	*permitted = (uint64_t)sets[1].permitted << 32 | sets[0].permitted;
+	return 0;
+}
+
+int sys_capset(uint64_t capabilities)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+
+	memset(sets, 0, sizeof sets);
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		sets[i].permitted = sets[i].effective = (uint32_t)(capabilities >> (32 * i));
+	return (int)syscall(SYS_capset, &header, sets);
 }
 
 int write_file_at(int dir, const char *path, const char *value)

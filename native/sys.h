@@ -25,7 +25,9 @@ int sys_mount_setattr(int dir, const char *path, unsigned flags, struct mount_at
 int sys_pivot_root(const char *new_root, const char *put_old);
 int sys_close_range(unsigned first, unsigned last, unsigned flags);
 int sys_pidfd_send_signal(int pidfd, int signal);
-int sys_capset_none(void);
+/* The permitted set, and effective and permitted set at once with nothing inheritable; one bit a capability. */
+int sys_capget(uint64_t *permitted);
+int sys_capset(uint64_t capabilities);
 
 /* Writes a whole small file (kernel attribute files take a value in one write). 0, or -1 with errno. */
 int write_file_at(int dir, const char *path, const char *value);

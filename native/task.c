@@ -48,7 +48,10 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 {
 	struct cell *cell = task->cell;
 	struct template *template = cell->template;
-	struct entrance entrance = { .cell = cell, .proc = launcher->proc };
+	struct entrance entrance = {
+		.cell = cell->pidfd, .proc = launcher->proc, .capabilities = template->capabilities,
+		.filter = template->filter, .filter_notifies = template->filter_notifies, .filter_early = template->filter_early,
+	};
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 	int pair[2];
 
@@ -73,14 +76,22 @@ static int clone_task(struct launcher *launcher, struct task *task, struct failu
 		.pidfd = (uint64_t)(uintptr_t)&task->pidfd,
 		.cgroup = (uint64_t)(cgroup >= 0 ? cgroup : 0),
 	};
-	task->pid = clone_into(launcher, cell, &args);
-	if (task->pid == 0)
-		enter_sandbox(&entrance);
+	task->warm = task->unborn = template->wants_warm && warm_ready(template)
+	                            && warm_fork(template, &entrance, task->number, cgroup) == 0;
+	if (!task->warm) {
+		pid_t pid = clone_into(launcher, cell, &args);
+		if (pid == 0) { /* nothing is written before: a page of the launcher's would be copied for it */
+			struct program program;
+			enter_sandbox(&entrance, &program);
+			exec_program(&program);
+		}
+		task->pid = pid;
+	}
 	int saved = errno;
 	drop_fd(&pair[1]);
 	close_joins(entrance.joins);
 	errno = saved;
-	if (task->pid < 0) {
+	if (task->pid < 0 && !task->unborn) {
 		drop_fd(&task->control.fd);
 		return fail(failure, STAGE_CLONE, 1);
 	}
@@ -100,6 +111,8 @@ static void release(struct launcher *launcher, struct task *task)
 	unwatch(launcher, &task->listener);
 	drop_fd(&task->pidfd);
 	drop_fd(&task->init);
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		drop_fd(&task->counters[i]);
 	free(task);
 }
 
@@ -116,16 +129,19 @@ struct task *task_park(struct launcher *launcher, struct cell *cell, struct fail
 		.control = { .fd = -1 }, .listener = { .fd = -1 }, .cell = cell, .number = ++launcher->next_number,
 		.state = TASK_PARKED, .pid = -1, .pidfd = -1, .init = -1, .violation_number = -1,
 	};
+	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
+		task->counters[i] = -1;
 	task->next = launcher->tasks;
 	launcher->tasks = task;
 	if (clone_task(launcher, task, failure) == 0)
 		return task;
-	if (task->pid > 0) { /* alive, but not watched: it goes as any other does, and nobody is told */
+	if (task->pid > 0 || task->unborn) { /* alive, but not watched: it goes as any other does, and nobody is told */
 		task_kill(launcher, task, REASON_CANCELLED);
 		return NULL;
 	}
 	task_path(task, at);
-	(void)cgroup_remove(launcher, cell->template->hierarchies, at, true); /* empty: nothing was born in it */
+	(void)cgroup_remove_v2(launcher, cell->template->hierarchies, at); /* empty: nothing was born in it */
+	(void)cgroup_remove_v1(launcher, cell->template->hierarchies, at, true);
 	release(launcher, task);
 	return NULL;
 }
@@ -157,10 +173,10 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 		if (fchown(fds[i], uid, gid) < 0)
 			return fail(&task->failure, STAGE_STDIO, 6) == 0;
 
-	size_t inline_size = payload->memfd < 0 ? payload->size : 0;
-	char packet[sizeof *down + INLINE_PAYLOAD];
-	memcpy(packet, down, sizeof *down);
-	memcpy(packet + sizeof *down, payload->bytes, inline_size);
+	const struct iovec parts[2] = {
+		{ .iov_base = (void *)(uintptr_t)down, .iov_len = sizeof *down },
+		{ .iov_base = payload->bytes, .iov_len = payload->memfd < 0 ? payload->size : 0 },
+	};
 	task->started_at = now_ns();
 	task->wall_deadline = wall_ns ? task->started_at + wall_ns : 0;
 	task->cpu_check_at = task->cpu_limit_us ? task->started_at : 0;
@@ -170,11 +186,33 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	 * so where somebody wants to know, or where the filter, and with it the descriptor that tells of violations, is still
 	 * to come. */
 	task->tell_start = down->flags & EXEC_TELL_START;
+	task->ran_warm = task->warm && (down->flags & EXEC_WARM);
 	if (task->listener.fd >= 0 && !task->tell_start)
 		ignore(launcher, &task->control);
-	if (send_packet(task->control.fd, packet, sizeof *down + inline_size, passed, payload->memfd < 0 ? 3 : 4) < 0)
+	if (send_parts(task->control.fd, parts, 2, passed, payload->memfd < 0 ? 3 : 4) < 0)
 		return fail(&task->failure, STAGE_DIED, 1) == 0;
 	return true;
+}
+
+static void open_counters(struct launcher *launcher, struct task *task)
+{
+	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
+
+	cell_path(task->cell, cell_at);
+	task_path(task, at);
+	cgroup_open_counters(launcher, task->cell->template->hierarchies, cell_at, at, task->counters);
+}
+
+/* A child of the interpreter's can become any program, though an exec out of it is dearer; the other way is far dearer. */
+static void choose_interpreter(struct cell *cell, bool warm)
+{
+	enum { COLD_IN_A_ROW = 8 };
+	struct template *template = cell->template;
+
+	if (warm)
+		template->wants_warm = COLD_IN_A_ROW;
+	else if (template->wants_warm)
+		template->wants_warm--;
 }
 
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -189,6 +227,11 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
+	}
+	choose_interpreter(cell, down->flags & EXEC_WARM);
+	if (cell->parked && !cell->parked->warm && cell->template->wants_warm && warm_ready(cell->template)) {
+		task_kill(launcher, cell->parked, REASON_NONE); /* it could only exec */
+		cell->parked = NULL;
 	}
 	struct task *task = cell->parked ? cell->parked : task_park(launcher, cell, &failure);
 	cell->parked = NULL;
@@ -208,6 +251,8 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
+	else
+		open_counters(launcher, task); /* now: the program is on its way, and at its end somebody waits */
 }
 
 /* Its exec has closed what it held open, or it has died since. */
@@ -263,7 +308,8 @@ static void hear(struct launcher *launcher, struct task *task)
 		break;
 	case CHILD_MAP_ME:
 	case CHILD_READY:
-		break; /* PID 1's words */
+	case CHILD_CHANNEL:
+		break; /* PID 1's words, and what is said to it */
 	}
 	drop_fd(&passed);
 }
@@ -361,6 +407,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 		}
 		if (task->reason == REASON_WALL_TIME && WIFEXITED(task->wait_status))
 			task->reason = REASON_NONE; /* it ended by itself before the kill came */
+		if (task->reason == REASON_NONE)
+			task->reason = task->interrupted; /* a turn that was over its limit has no better end */
 		if (task->reason == REASON_NONE && WIFSIGNALED(task->wait_status) && WTERMSIG(task->wait_status) == SIGKILL
 		    && init_is_dying(launcher, task->cell))
 			task->reason = REASON_LOST;
@@ -373,10 +421,83 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 	return false;
 }
 
+static struct task *find_unborn(struct launcher *launcher, uint32_t number)
+{
+	for (struct task *task = launcher->tasks; task; task = task->next)
+		if (task->unborn && task->number == number)
+			return task;
+	return NULL;
+}
+
+static void never_born(struct launcher *launcher, struct task *task, int error)
+{
+	task->unborn = false;
+	task->reaped = true;
+	task->state = TASK_DYING;
+	if (!task->failure.stage)
+		task->failure = (struct failure){ .stage = STAGE_WARM, .error = error, .index = 4 };
+	if (task->cell->parked == task)
+		task->cell->parked = NULL;
+	task_settle(launcher, task);
+}
+
+static bool waits_for_birth(const struct launcher *launcher)
+{
+	for (const struct task *task = launcher->tasks; task; task = task->next)
+		if (task->unborn)
+			return true;
+	return false;
+}
+
+void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage)
+{
+	if (waits_for_birth(launcher)) /* else nothing of ours is left of it */
+		launcher->ended[launcher->next_ended++ % MOST_ENDED] = (struct ended){ .pid = pid, .status = status, .usage = *usage };
+}
+
+static void take_ended(struct launcher *launcher, pid_t pid)
+{
+	for (unsigned i = 0; i < MOST_ENDED; i++) {
+		struct ended *ended = &launcher->ended[i];
+		if (ended->pid != pid)
+			continue;
+		ended->pid = 0;
+		(void)task_reaped(launcher, pid, ended->status, &ended->usage);
+	}
+	if (!waits_for_birth(launcher)) /* what was noted is nobody's, and its pid may be given to another */
+		memset(launcher->ended, 0, sizeof launcher->ended);
+}
+
+void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd, int error)
+{
+	struct task *task = find_unborn(launcher, number);
+
+	if (task && pid > 0) {
+		task->unborn = false;
+		task->pid = pid;
+		task->pidfd = take_fd(&pidfd);
+		if (task->killed)
+			(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* has ended: SIGCHLD is on its way, or was */
+		take_ended(launcher, pid);
+	} else if (task) {
+		never_born(launcher, task, error);
+	}
+	drop_fd(&pidfd);
+}
+
+void tasks_stillborn(struct launcher *launcher, const struct template *template)
+{
+	for (struct task *task = launcher->tasks, *next; task; task = next) {
+		next = task->next;
+		if (task->unborn && task->cell->template == template)
+			never_born(launcher, task, ECHILD);
+	}
+}
+
 static void report(struct launcher *launcher, const struct task *task, const uint64_t *counters)
 {
 	struct up record = {
-		.type = UP_EXITED, .of = DOWN_EXEC, .id = task->id,
+		.type = UP_EXITED, .of = DOWN_EXEC, .id = task->id, .index = task->ran_warm,
 		.reason = task->reason, .wait_status = task->wait_status,
 		.violation_arch = task->violation_arch, .violation_number = task->violation_number,
 		.wall_ns = task->ended_at - task->started_at - task->suspended_ns, .suspended_ns = task->suspended_ns,
@@ -391,23 +512,33 @@ static void report(struct launcher *launcher, const struct task *task, const uin
 	tell(launcher, &record, NULL, 0);
 }
 
-/* The main process is reaped: the rest of its tree is killed, its cgroups are read and removed, and it is reported. */
-void task_settle(struct launcher *launcher, struct task *task)
+/* As they are now; those of one that was reported are not read again. */
+void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters)
 {
-	uint32_t hierarchies = task->cell->template->hierarchies;
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
-	uint64_t counters[MAX_COUNTERS];
 	struct counted counted = { .hierarchy = UINT32_MAX };
 
-	if (task->state != TASK_DYING)
-		return;
 	cell_path(task->cell, cell_at);
 	task_path(task, at);
 	for (uint32_t i = 0; i < MAX_COUNTERS; i++)
 		counters[i] = UINT64_MAX;
 	for (uint32_t i = 0; i < launcher->counter_count && task->id && !task->reported; i++)
 		counters[launcher->counters[i].slot] =
-			cgroup_count_in(launcher, hierarchies, &launcher->counters[i], cell_at, at, &counted);
+			cgroup_count_in(launcher, task->cell->template->hierarchies, &launcher->counters[i], task->counters[i],
+			                cell_at, at, &counted);
+}
+
+/* The main process is reaped: the rest of its tree is killed, its cgroups are read and removed, and it is reported. */
+void task_settle(struct launcher *launcher, struct task *task)
+{
+	uint32_t hierarchies = task->cell->template->hierarchies;
+	char at[CGROUP_PATH];
+	uint64_t counters[MAX_COUNTERS];
+
+	if (task->state != TASK_DYING)
+		return;
+	task_path(task, at);
+	task_counters(launcher, task, counters);
 	if (!cgroup_remove_v2(launcher, hierarchies, at)) {
 		(void)cgroup_kill(launcher, hierarchies, at);
 		launcher->tick_at = now_ns() + TICK_NS / 4;
@@ -420,7 +551,7 @@ void task_settle(struct launcher *launcher, struct task *task)
 		else
 			report(launcher, task, counters);
 	}
-	if (!cgroup_remove(launcher, hierarchies, at, true)) {
+	if (!cgroup_remove_v1(launcher, hierarchies, at, true)) {
 		launcher->tick_at = now_ns() + TICK_NS / 4;
 		return;
 	}

@@ -1,7 +1,9 @@
 /* A template is one kind of sandbox, told once: limits, filter, and two lists of mount operations. The first list makes
- * a root tree here, in the launcher's own small mount namespace, which CLONE_NEWNS copies for next to nothing. */
+ * a root tree in a mount namespace of its own, in which there is nothing else: a sandbox enters it and copies it, for next
+ * to nothing. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +37,7 @@ static int read_template(struct template *template)
 	template->spares = read_u32(&reader);
 	template->filter_notifies = read_u32(&reader);
 	template->filter_early = read_u32(&reader);
+	template->capabilities = read_u64(&reader);
 	template->hostname = read_string(&reader);
 	const char *filter = read_bytes(&reader, &filter_size);
 	if (reader.bad || filter_size % sizeof(struct sock_filter) || filter_size / sizeof(struct sock_filter) > BPF_MAXINSNS)
@@ -64,6 +67,7 @@ static void free_template(struct template *template)
 {
 	for (unsigned i = 0; i < MAX_FDS; i++)
 		drop_fd(&template->devices[i]);
+	drop_fd(&template->mounts);
 	free(template->filter.filter);
 	free(template->sandbox_writes);
 	free(template->execution_writes);
@@ -74,18 +78,23 @@ static void free_template(struct template *template)
 	free(template);
 }
 
+static int open_own_mounts(const struct launcher *launcher)
+{
+	return openat(launcher->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
+}
+
 static int build_tree(struct launcher *launcher, struct template *template, struct failure *failure)
 {
-	static const struct fs_option options[] = { { "size", "4m" }, { "nr_inodes", "4096" }, { "mode", "0755" }, { NULL, NULL } };
+	static const struct fs_option options[] = { { "size", "64m" }, { "nr_inodes", "16384" }, { "mode", "0755" }, { NULL, NULL } };
 
-	(void)snprintf(template->tree, sizeof template->tree, "/t/%u", template->id);
 	AUTO_CLOSE int top = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	AUTO_CLOSE int tree = new_filesystem("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-	if (top < 0 || tree < 0 || mkdir(template->tree, 0700) < 0 || attach_mount(tree, top, template->tree) < 0)
+	if (top < 0 || tree < 0 || attach_mount(tree, top, TREE) < 0)
 		return fail(failure, STAGE_LAUNCHER, 0);
 	struct builder builder = {
-		.root = tree, .host_mounts = launcher->host_mounts, .devices = template->devices,
-		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .sysctls = -1, .quota = -1, .source = -1,
+		.root = tree, .proc = launcher->proc, .host_mounts = launcher->host_mounts, .devices = template->devices,
+		.ids = launcher->ids, .stage = STAGE_ROOT, .procfs = -1, .empty = -1, .id_namespace = -1, .sysctls = -1, .quota = -1,
+		.source = -1,
 	};
 	int built = apply_ops(&builder, template->root_ops, template->root_op_count, failure);
 	drop_fd(&builder.quota);
@@ -93,13 +102,30 @@ static int build_tree(struct launcher *launcher, struct template *template, stru
 	struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY };
 	if (built == 0 && sys_mount_setattr(tree, "", AT_EMPTY_PATH, &read_only) < 0)
 		return fail(failure, STAGE_LAUNCHER, 1);
+	/* pivot_root(2): after pivot_root(".", ".") the old root lies on top of the new one. Done here, once, it saves every
+	 * sandbox the unmounting, which is a grace period of RCU. */
+	if (built == 0 && (fchdir(tree) < 0 || sys_pivot_root(".", ".") < 0 || umount2(".", MNT_DETACH) < 0))
+		return fail(failure, STAGE_PIVOT, 1);
 	return built;
 }
 
-static void remove_tree(struct template *template)
+/* The launcher goes into a copy of its own mounts, makes the root of that the tree, keeps it by a descriptor, and goes
+ * back. It has one thread, and setns(2) gives it its own root and working directory again. */
+static int make_mounts(struct launcher *launcher, struct template *template, struct failure *failure)
 {
-	(void)umount2(template->tree, MNT_DETACH); /* not there if building it failed early */
-	(void)rmdir(template->tree);
+	AUTO_CLOSE int own = open_own_mounts(launcher);
+
+	if (own < 0 || unshare(CLONE_NEWNS) < 0)
+		return fail(failure, STAGE_LAUNCHER, 5);
+	int built = build_tree(launcher, template, failure);
+	if (built == 0) {
+		template->mounts = open_own_mounts(launcher);
+		if (template->mounts < 0)
+			built = fail(failure, STAGE_LAUNCHER, 6);
+	}
+	if (setns(own, CLONE_NEWNS) < 0)
+		abort(); /* the launcher's own files are not there: it could not go on */
+	return built;
 }
 
 void template_make(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count)
@@ -110,6 +136,7 @@ void template_make(struct launcher *launcher, uint32_t id, struct payload *paylo
 	if (!template)
 		abort();
 	template->id = id;
+	template->mounts = -1;
 	template->payload = *payload;
 	*payload = (struct payload){ .memfd = -1 };
 	for (unsigned i = 0; i < MAX_FDS; i++)
@@ -117,13 +144,11 @@ void template_make(struct launcher *launcher, uint32_t id, struct payload *paylo
 	if (read_template(template) < 0) {
 		errno = EPROTO;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
-	} else if (build_tree(launcher, template, &failure) == 0) {
+	} else if (make_mounts(launcher, template, &failure) == 0) {
 		template->next = launcher->templates;
 		launcher->templates = template;
 		tell_done(launcher, DOWN_TEMPLATE, id);
 		return;
-	} else {
-		remove_tree(template);
 	}
 	free_template(template);
 	tell_failed(launcher, DOWN_TEMPLATE, id, &failure);
@@ -146,7 +171,6 @@ void template_release(struct launcher *launcher, struct template *template)
 			*link = template->next;
 			break;
 		}
-	remove_tree(template);
 	tell_done(launcher, DOWN_FORGET, template->id);
 	free_template(template);
 }
@@ -161,6 +185,7 @@ void template_forget(struct launcher *launcher, uint32_t id)
 	}
 	template->forgotten = true;
 	template->spares = 0;
+	warm_stop(launcher, template);
 	for (struct cell *cell = launcher->cells, *next; cell; cell = next) {
 		next = cell->next;
 		if (cell->template == template && !cell->id)

@@ -15,28 +15,43 @@
 enum {
 	WIRE_VERSION = 1,
 	INLINE_PAYLOAD = 96 * 1024,
-	MAX_FDS = 40, /* two for each hierarchy, and one */
+	MAX_FDS = 40, /* two for each hierarchy, and two */
 	MAX_HIERARCHIES = 16,
 	MAX_COUNTERS = 16,
 };
 
 enum down_type {
-	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy, [uid ranges] */
+	DOWN_SETUP = 1,    /* id: WIRE_VERSION; once, first. fds: base and parent directory of each hierarchy,
+	                    * [directory of the socket for `nsbox ps`], [uid ranges] */
 	DOWN_TEMPLATE = 2, /* id: template; prepares a root tree; fds: block devices named by OP_QUOTA_DEVICE */
 	DOWN_FORGET = 3,   /* id: template; no sandbox may use it any more */
-	DOWN_CREATE = 4,   /* id: sandbox, parent: template */
+	DOWN_CREATE = 4,   /* id: sandbox, parent: template; flags: whether nobody waits, see CREATE_AHEAD */
 	DOWN_DESTROY = 5,  /* id: sandbox */
 	DOWN_EXEC = 6,     /* id: execution, parent: sandbox; fds: stdin, stdout, stderr */
 	DOWN_KILL = 7,     /* id: execution, flags: enum kill_reason */
 	DOWN_FREEZE = 8,   /* id: sandbox */
 	DOWN_THAW = 9,     /* id: sandbox */
-	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones */
+	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
+	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
+	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
+	                    * goes. Done when everything is imported */
+	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
+	DOWN_TURN = 30,    /* id: execution, which lives on for one turn after the other; payload: limits of wall clock (ns) and
+	                    * CPU time (us) from now on, 0: none, and the grace (ns) after which it is killed when SIGINT did not
+	                    * end the turn. Done at once, with times and counters since its start */
+	DOWN_TURN_END = 31, /* id: execution; its limits are off. Done, with why it was interrupted, and again times and counters */
+	DOWN_INTERRUPT = 32, /* id: execution, flags: enum kill_reason: in a turn, SIGINT to its process group, as by a terminal;
+	                    * with a reason the grace begins. Not answered */
 };
+
+/* Flags of DOWN_CREATE. */
+enum { CREATE_AHEAD = 1 }; /* while an execution runs, the answer comes with the next record: one wake for both */
 
 /* Flags of DOWN_EXEC. */
 enum {
 	EXEC_TELL_START = 1, /* an UP_STARTED is wanted */
 	EXEC_TERMINAL = 2,   /* its stdin is a terminal, which becomes the controlling one */
+	EXEC_WARM = 4,       /* an interpreter that is there already may run it */
 };
 
 struct down {
@@ -50,12 +65,14 @@ struct down {
 enum up_type {
 	UP_HELLO = 1,     /* id: WIRE_VERSION; fd: pidfd of the launcher */
 	UP_DONE = 2,      /* what was asked for (`of`, `id`) is done; DOWN_CREATE, DOWN_RESTART: index: the number in the names
-	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source */
+	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source, control channel.
+	                   * DOWN_CONNECT: fd: control channel */
 	UP_FAILED = 3,    /* it failed at `stage` with `error`; nothing of it is left */
-	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone */
+	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone; index: 1: run by a warm interpreter */
 	UP_STARTED = 6,   /* id: execution, whose program runs; fd: pidfd of the process that the launcher waits for: the program,
 	                   * or without cgroups the process that waits for its pid namespace */
-	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead */
+	UP_LOST = 5,      /* id: sandbox; its PID 1 died unasked; every process of it is dead. Its files are kept until
+	                   * DOWN_DESTROY, or for DOWN_RESTART. of DOWN_WARM: id: template, whose interpreter died */
 };
 
 /* Why the launcher killed an execution. The first reason is kept. Same values: nsbox/_verdict.py KillReason. */
@@ -94,6 +111,8 @@ enum stage {
 	STAGE_EXEC = 19,         /* execve: the program's fault, not the host's */
 	STAGE_FREEZE = 20,
 	STAGE_DIED = 21,         /* a process of nsbox's own died during set-up */
+	STAGE_CONNECT = 22,      /* a new control channel for PID 1 */
+	STAGE_WARM = 30,         /* the warm interpreter */
 };
 
 struct up {
@@ -103,7 +122,7 @@ struct up {
 	uint32_t stage;
 	int32_t error;
 	int32_t index;
-	/* UP_EXITED only, from here */
+	/* UP_EXITED, and UP_DONE of DOWN_TURN and DOWN_TURN_END, from here */
 	uint32_t reason;
 	int32_t wait_status;
 	uint32_t violation_arch; /* AUDIT_ARCH_*, 0: none */
@@ -123,7 +142,7 @@ struct up {
 enum op_kind {
 	OP_DIR = 1,           /* path; a: mode */
 	OP_SYMLINK = 2,       /* path -> arg */
-	OP_FILE = 3,          /* path with content arg; a: mode */
+	OP_FILE = 3,          /* path with content arg; a: mode; FLAG_WRITABLE: instead of what is there */
 	OP_BIND = 4,          /* host path arg at path; flags: enum op_flag; a: st_dev, b: st_ino of what it must be */
 	OP_PROC = 6,          /* path */
 	OP_DEVPTS = 7,        /* path; a: most terminals, b: group inside */
@@ -134,6 +153,8 @@ enum op_kind {
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */
+	OP_OVERLAY = 16,      /* path: writable from here on, owned by root inside; arg: directory of the quota for it */
+	OP_COPY = 17,         /* host path arg copied to path, what everybody may read of it; a: st_dev, b: st_ino */
 };
 
 enum op_flag {

@@ -1,10 +1,14 @@
 """nsbox: run code that is not trusted, on this Linux host, in a sandbox of its own.
 
 _sandbox, _blocking   AsyncSandbox, Sandbox, execute
+_code_context         CodeContext, BlockingCodeContext
+_contexts             what the programs of contexts are told, and say
 _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
+_ports                connections from outside to servers in sandboxes
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
+_files                the file API's work on a sandbox's root
 _plan                 decisions: from configuration to what the launcher is told
 _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts about the host
 _events, _records     what happens to a sandbox, and what it tells about its files, ports and resources
@@ -15,7 +19,8 @@ _cli                  the command `nsbox`
 """
 
 from nsbox._blocking import Sandbox, execute
-from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
+from nsbox._code_context import BlockingCodeContext, CodeContext
 from nsbox._config import (
     CpuAllocation,
     DiskAllocation,
@@ -83,7 +88,7 @@ from nsbox._events import (
     Suspended,
     Terminated,
 )
-from nsbox._handles import EventStream, ExecutionStream, Process
+from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
 from nsbox._languages import detect_language
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
@@ -96,9 +101,12 @@ __all__ = [
     "ALLOWED_TRANSITIONS",
     "RUNTIMES",
     "AsyncSandbox",
+    "BlockingCodeContext",
     "BlockingEventStream",
     "BlockingExecutionStream",
+    "BlockingFileWatch",
     "BlockingProcess",
+    "CodeContext",
     "CodeError",
     "ConfigError",
     "Connected",
@@ -134,6 +142,7 @@ __all__ = [
     "FileInfo",
     "FileOperationError",
     "FileUploaded",
+    "FileWatch",
     "HeartbeatFailed",
     "InvalidStateError",
     "InvalidStateTransitionError",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingProcess
+from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
+from nsbox._code_context import BlockingCodeContext
 from nsbox._config import ExecutionOptions, SandboxConfig, make_config, make_options, split_fields
 from nsbox._core import SandboxCore
 from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
 from nsbox._events import Event
+from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
 from nsbox._supervisor.portal import get_portal, shutdown
@@ -61,9 +64,9 @@ class Sandbox(SandboxProperties):
         """See `AsyncSandbox.start`."""
         self._portal.call(self._core.start)
 
-    def suspend(self, *, stop_executions: bool = False) -> None:
+    def suspend(self, *, stop_executions: bool = False, reclaim_memory: bool = False) -> None:
         """See `AsyncSandbox.suspend`."""
-        self._portal.call(self._core.suspend, stop_executions=stop_executions)
+        self._portal.call(self._core.suspend, stop_executions=stop_executions, reclaim_memory=reclaim_memory)
 
     def resume(self) -> None:
         """See `AsyncSandbox.resume`."""
@@ -82,6 +85,18 @@ class Sandbox(SandboxProperties):
         if self._portal.usable:
             self._portal.call(self._core.terminate)
             self._handlers.wait(_HANDLERS_SECONDS)
+
+    def cleanup(self) -> None:
+        """See `AsyncSandbox.cleanup`."""
+        self._portal.call(self._core.recovery.cleanup)
+
+    def reconnect(self) -> None:
+        """See `AsyncSandbox.reconnect`."""
+        self._portal.call(self._core.recovery.reconnect)
+
+    def recover_from_error(self, error: Exception) -> bool:
+        """See `AsyncSandbox.recover_from_error`."""
+        return self._portal.call(self._core.recovery.recover, error)
 
     def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.execute`."""
@@ -117,9 +132,17 @@ class Sandbox(SandboxProperties):
             self._portal, self._portal.call(spawn, self._core, check_argv(argv), make_options(options, **fields), pty)
         )
 
+    def create_context(self, language: str = "python") -> BlockingCodeContext:
+        """See `AsyncSandbox.create_context`."""
+        return BlockingCodeContext(self._portal, self._portal.call(self._core.contexts.create, language))
+
     def terminate_execution(self, execution_id: str) -> None:
         """See `AsyncSandbox.terminate_execution`."""
         self._portal.call(self._core.executions.terminate, execution_id)
+
+    def get_resource_usage(self) -> ResourceUsage:
+        """See `AsyncSandbox.get_resource_usage`."""
+        return self._portal.call(self._core.meter.usage)
 
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """See `AsyncSandbox.on`.
@@ -131,6 +154,34 @@ class Sandbox(SandboxProperties):
     def events(self) -> BlockingEventStream:
         """See `AsyncSandbox.events`."""
         return BlockingEventStream(self._portal, self._core.emitter.read())
+
+    def upload_file(
+        self, local_path: str | Path, remote_path: str, *, overwrite: bool = False, max_size_mb: int = 100
+    ) -> FileInfo:
+        """See `AsyncSandbox.upload_file`."""
+        return self._portal.call(
+            self._core.files.upload, local_path, remote_path, overwrite=overwrite, max_size_mb=max_size_mb
+        )
+
+    def download_file(self, remote_path: str, *, max_size_mb: int = 100) -> bytes:
+        """See `AsyncSandbox.download_file`."""
+        return self._portal.call(self._core.files.download, remote_path, max_size_mb=max_size_mb)
+
+    def write_file(self, remote_path: str, content: str | bytes, *, overwrite: bool = True) -> FileInfo:
+        """See `AsyncSandbox.write_file`."""
+        return self._portal.call(self._core.files.write, remote_path, content, overwrite=overwrite)
+
+    def list_files(self, directory: str = "/") -> list[FileInfo]:
+        """See `AsyncSandbox.list_files`."""
+        return self._portal.call(self._core.files.list, directory)
+
+    def delete_file(self, remote_path: str) -> None:
+        """See `AsyncSandbox.delete_file`."""
+        self._portal.call(self._core.files.delete, remote_path)
+
+    def watch_files(self, directory: str, *, recursive: bool = False) -> BlockingFileWatch:
+        """See `AsyncSandbox.watch_files`."""
+        return BlockingFileWatch(self._portal, self._core.files.watch(directory, recursive=recursive))
 
     def set_environment_variable(self, key: str, value: str) -> None:
         """See `AsyncSandbox.set_environment_variable`."""
@@ -147,6 +198,22 @@ class Sandbox(SandboxProperties):
     def delete_environment_variable(self, key: str) -> None:
         """See `AsyncSandbox.delete_environment_variable`."""
         self._portal.call(self._core.environment.delete, key)
+
+    def expose_port(
+        self, port: int, *, protocol: str = "http", public: bool = False, custom_domain: str | None = None
+    ) -> ExposedPort:
+        """See `AsyncSandbox.expose_port`."""
+        return self._portal.call(
+            self._core.ports.expose, port, protocol=protocol, public=public, custom_domain=custom_domain
+        )
+
+    def close_port(self, port: int) -> None:
+        """See `AsyncSandbox.close_port`."""
+        self._portal.call(self._core.ports.close, port)
+
+    def list_exposed_ports(self) -> list[ExposedPort]:
+        """See `AsyncSandbox.list_exposed_ports`."""
+        return self._portal.call(self._core.ports.list)
 
     def _report(self, kind: type[Event], **fields: Any) -> None:
         self._portal.run_soon(lambda: self._core.emitter.emit(kind, **fields))

@@ -8,8 +8,10 @@ from typing import Any, Self
 from nsbox._core.emitter import EventReader
 from nsbox._core.interactive import Interactive
 from nsbox._core.streaming import Streaming
+from nsbox._core.watching import Watching
 from nsbox._events import Event
 from nsbox._handles import result_of
+from nsbox._records import FileChange
 from nsbox._results import ExecutionResult
 from nsbox._supervisor.portal import Portal
 
@@ -84,6 +86,39 @@ class BlockingEventStream:
 
     def __del__(self) -> None:
         self._portal.run_soon(self._reader.close)
+
+
+class BlockingFileWatch:
+    """See `FileWatch`; a plain iterator, which begins with `with`, else with the first step."""
+
+    def __init__(self, portal: Portal, watching: Watching) -> None:
+        self._portal = portal
+        self._watching = watching
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> FileChange:
+        change: FileChange | None = self._portal.call(self._watching.next)
+        if change is None:
+            raise StopIteration
+        return change
+
+    def close(self) -> None:
+        """See `FileWatch.aclose`; from any thread."""
+        self._portal.call(self._watching.aclose)
+
+    def __enter__(self) -> Self:
+        self._portal.call(self._watching.start)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._portal.run_soon(self._watching.close)
 
 
 class BlockingProcessInput:

@@ -185,7 +185,7 @@ class MetricsUpdated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceWarning(Event):  # noqa: A001  # the contract's name; the built-in is a category of warnings
-    """A threshold was crossed, upwards where `usage` is above `limit`, else downwards; once per crossing.
+    """A threshold was crossed, upwards where `usage` is at or above `limit`, else downwards; once per crossing.
 
     Attributes:
         resource: "cpu", "memory", "disk" or "execution".

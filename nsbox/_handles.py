@@ -9,8 +9,10 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from nsbox._core.emitter import EventReader
 from nsbox._core.interactive import Interactive
 from nsbox._core.streaming import Streaming
+from nsbox._core.watching import Watching
 from nsbox._errors import InvalidStateError
 from nsbox._events import Event
+from nsbox._records import FileChange
 from nsbox._results import ExecutionResult
 
 P = ParamSpec("P")
@@ -120,6 +122,50 @@ class EventStream:
 
     def __del__(self) -> None:
         self._caller.run_soon(self._reader.close)
+
+
+class FileWatch:
+    """Changes in a directory, as they happen; made by `AsyncSandbox.watch_files`.
+
+    It begins with `async with watch`, else with the first step of the iteration, and ends, and the iteration with it,
+    when the directory is removed or moved, and when the sandbox is terminated, reset or restarted. Cancelling a step
+    loses no change.
+
+    Raises:
+        FileOperationError: There is no such directory; or changes were lost (EOVERFLOW); or there are more than 8,192
+            directories to be watched (ENOSPC).
+        UnsupportedHostError: A limit of this host on what a user may watch is reached; the remedy is in it.
+        InvalidStateError: The sandbox is neither active nor suspended; or another task waits for a change.
+    """
+
+    def __init__(self, caller: Caller, watching: Watching) -> None:
+        self._caller = caller
+        self._watching = watching
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FileChange:
+        change: FileChange | None = await self._caller.call(self._watching.next)
+        if change is None:
+            raise StopAsyncIteration
+        return change
+
+    async def aclose(self) -> None:
+        """End the watch; an iteration that waits ends as well."""
+        await self._caller.call(self._watching.aclose)
+
+    async def __aenter__(self) -> Self:
+        await self._caller.call(self._watching.start)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self._caller.run_soon(self._watching.close)
 
 
 class ProcessInput:

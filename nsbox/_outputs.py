@@ -36,10 +36,14 @@ class RichOutput:
     Attributes:
         data: MIME type to payload. Binary payloads are bytes, or base64 in a str as Jupyter has them.
         is_main_result: Whether it is the value of the last expression.
+        stdout_position: Bytes of `stdout_bytes` that were written before it.
+        stderr_position: The same of `stderr_bytes`.
     """
 
     data: Mapping[str, str | bytes]
     is_main_result: bool = False
+    stdout_position: int = 0
+    stderr_position: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", FrozenMap(self.data))

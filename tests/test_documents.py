@@ -22,10 +22,12 @@ from nsbox import _verdict
 from nsbox._cgroups.lacks import CAPABILITIES, Lack
 from nsbox._cgroups.parents import MOVE_VARIABLE, PARENT_VARIABLE
 from nsbox._host import KNOWN_CAPABILITIES, HostFacts, capability_checks, probe_host
+from nsbox._ports import exchange, forward, gateway, heads, inside, links
+from nsbox._ports.gateway import GATEWAY_VARIABLE, PUBLIC_GATEWAY_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-EXPECTED = ("architecture.md", "cli.md", "hosts.md", "languages.md", "limits.md", "security.md")
+IN_DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 SECONDS = 60
 """How long one example may take; the longest takes a few."""
 
@@ -179,9 +181,8 @@ def test_the_example_checks_can_fail(tmp_path: Path) -> None:
 
 def test_the_documents_are_all_there() -> None:
     """README.md names each of them in its table."""
-    assert {document.name for document in DOCUMENTS} >= {"README.md", "CHANGELOG.md", *EXPECTED}
     named = {row[0] for row in table_rows(prose(ROOT / "README.md"), "document")}
-    assert named >= {f"[docs/{name}](docs/{name})" for name in EXPECTED}
+    assert named >= {f"[docs/{name}](docs/{name})" for name in IN_DOCS}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
@@ -273,7 +274,23 @@ def test_the_environment_variables_and_the_lanes_are_documented() -> None:
     """Those that the code reads, and those that the tests know."""
     text = prose(ROOT / "docs" / "hosts.md")
     assert {row[0] for row in table_rows(text, "variable")} == {f"`{PARENT_VARIABLE}`", f"`{MOVE_VARIABLE}`"}
+    of_ports = table_rows(prose(ROOT / "docs" / "ports.md"), "variable")
+    assert {row[0] for row in of_ports} == {f"`{GATEWAY_VARIABLE}`", f"`{PUBLIC_GATEWAY_VARIABLE}`"}
     assert {row[0].strip("`") for row in table_rows(text, "lane")} == set(needs.LANES)
+
+
+def test_the_figures_of_exposed_ports_are_those_of_the_code() -> None:
+    """Sizes, numbers and patience, where docs/ports.md gives them."""
+    text = prose(ROOT / "docs" / "ports.md")
+    for sentence in (
+        f"At most {forward.CHUNK >> 10} KiB of each direction",
+        f"at most {links.MOST_CONNECTIONS} connections at a time",
+        f"new ones for up to {inside.PATIENCE_SECONDS:g} s",
+        f"does not accept for {inside.CONNECT_SECONDS:g} s",
+        f"a head of more than {heads.LARGEST_HEAD >> 10} KiB",
+        f"A client has {exchange.IDLE_SECONDS:g} s for each head; a gateway has at most {gateway.MOST_CLIENTS} conn",
+    ):
+        assert sentence in text
 
 
 def causes_in_order() -> list[str]:

@@ -1,6 +1,7 @@
 """The scripts that the lanes stand on: an exit status must not get lost, and nothing may stay behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,3 +93,15 @@ def test_a_lane_ends_with_its_command_whatever_that_leaves_running(tmp_path: Pat
     assert b"was left running, and killed: " in dirty.stdout
     assert (tmp_path / "log").read_bytes() == b"clean\ndirty\n"
     assert leaks.left_behind(before, leaks.snapshot()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.needs_cgroups
+def test_half_a_minute_of_mixed_use_leaves_nothing() -> None:
+    """Every outcome is the one it must be, and everything is as it was: processes, descriptors, mounts, memory."""
+    ended = subprocess.run(
+        [SCRIPTS / "soak", "--seconds", "30"], capture_output=True, text=True, timeout=110, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"^ +\d{2,} uses in \d+ s, 0 with a wrong outcome", ended.stdout, re.MULTILINE)

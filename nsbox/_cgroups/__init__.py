@@ -12,9 +12,11 @@
     tree       the tree of one supervisor; build makes it
     limits     allocation -> writes and counters, pure
     report     what is in force, in words
-    garbage    what dead supervisors left
+    usage      what a sandbox uses now
+garbage    what dead supervisors left
 """
 
+from nsbox._cgroups.base import lock
 from nsbox._cgroups.build import make_tree
 from nsbox._cgroups.garbage import collect_garbage
 from nsbox._cgroups.lacks import CAPABILITIES, Lack
@@ -23,11 +25,13 @@ from nsbox._cgroups.model import BASE_NAME, Counter, CounterSlot, Hierarchy, Lev
 from nsbox._cgroups.parents import Move
 from nsbox._cgroups.report import isolation_report
 from nsbox._cgroups.tree import CgroupTree
+from nsbox._cgroups.usage import CgroupUsage, read_usage
 
 __all__ = [
     "BASE_NAME",
     "CAPABILITIES",
     "CgroupTree",
+    "CgroupUsage",
     "Counter",
     "CounterSlot",
     "Hierarchy",
@@ -39,8 +43,10 @@ __all__ = [
     "counters",
     "execution_writes",
     "isolation_report",
+    "lock",
     "make_tree",
     "on_demand",
+    "read_usage",
     "sandbox_hierarchies",
     "sandbox_writes",
 ]

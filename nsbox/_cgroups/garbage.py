@@ -13,7 +13,7 @@ MAX_DIRECTORIES = 4096
 """How many cgroups of a hierarchy are looked at, nearest the root first; about 20 µs each."""
 
 
-def collect_garbage(*, seconds: float = 5.0) -> list[Path]:
+def collect_garbage(*, seconds: float = 5.0, remove: bool = True) -> list[Path]:
     """Kill and remove what dead supervisors left, in every hierarchy we can see. Blocks; for the start, off the path.
 
     Whose lock is held is alive (see `base`), whatever the pid in the name says; those are never touched. So is what
@@ -21,11 +21,12 @@ def collect_garbage(*, seconds: float = 5.0) -> list[Path]:
 
     Args:
         seconds: How long to wait for the processes of one directory to die.
+        remove: False: only look.
 
     Returns:
-        The base directories that were removed; v2 before v1.
+        The base directories that were removed, or would be; v2 before v1.
     """
-    return [base for mount in read_mounts() for base in _bases(mount.point) if _remove_if_dead(base, seconds)]
+    return [base for mount in read_mounts() for base in _bases(mount.point) if _is_dead(base, seconds, remove=remove)]
 
 
 def _bases(root: Path) -> Iterator[Path]:
@@ -45,7 +46,7 @@ def _bases(root: Path) -> Iterator[Path]:
                 queue.append(directory)
 
 
-def _remove_if_dead(base: Path, seconds: float) -> bool:
+def _is_dead(base: Path, seconds: float, *, remove: bool) -> bool:
     try:
         descriptor = lock(base)
     except (FileNotFoundError, PermissionError):
@@ -53,7 +54,8 @@ def _remove_if_dead(base: Path, seconds: float) -> bool:
     if descriptor is None:
         return False
     try:
-        remove_subtree(base, seconds=seconds)
+        if remove:
+            remove_subtree(base, seconds=seconds)
     except SetupError:
         return False
     finally:

@@ -15,6 +15,7 @@ CAPABILITIES = (
     "cpuset",
     "io_limit",
     "oom_suspend",
+    "memory_reclaim",
 )
 """The capabilities that cgroups give; names for `SandboxConfig.require`."""
 
@@ -26,6 +27,7 @@ CONTROLLER_OF = {
     "cpuset": "cpuset",
     "io_limit": "io",
     "oom_suspend": "memory",
+    "memory_reclaim": "memory",
 }
 _V1_NAME = {"io": "blkio"}
 _FILES = {  # capability: the file that shows it, v2 and v1; None: v2 cannot, or the controller is enabled on demand
@@ -35,6 +37,15 @@ _FILES = {  # capability: the file that shows it, v2 and v1; None: v2 cannot, or
     "cpu_limit": ("cpu.max", "cpu.cfs_quota_us"),
     "cpuset": (None, "cpuset.cpus"),
     "io_limit": (None, "blkio.throttle.read_bps_device"),
+}
+_OWN_FILES = {  # what the versions give in different ways, or only one of them: the controller, and the file
+    1: {"oom_suspend": ("memory", "memory.oom_control")},
+    2: {
+        "cgroup_freeze": ("", "cgroup.freeze"),
+        "cgroup_kill": ("", "cgroup.kill"),
+        "oom_suspend": ("memory", "memory.high"),
+        "memory_reclaim": ("memory", "memory.reclaim"),
+    },
 }
 
 
@@ -53,12 +64,9 @@ def provided(hierarchies: Sequence[Hierarchy], files: Sequence[frozenset[str]]) 
     """For each capability that is there, the index of the hierarchy that gives it."""
     found: dict[str, int] = {}
     for index, (hierarchy, present) in enumerate(zip(hierarchies, files, strict=True)):
-        if hierarchy.version == 2:
-            for capability, file in (("cgroup_freeze", "cgroup.freeze"), ("cgroup_kill", "cgroup.kill")):
-                if file in present:
-                    found[capability] = index
-        elif "memory" in hierarchy.controllers and "memory.oom_control" in present:
-            found["oom_suspend"] = index
+        for capability, (controller, file) in _OWN_FILES[hierarchy.version].items():
+            if file in present and controller in {"", *hierarchy.controllers}:
+                found[capability] = index
         for capability, names in _FILES.items():
             controller = CONTROLLER_OF[capability]
             if hierarchy.version == 1:
@@ -100,8 +108,13 @@ def _reason(capability: str, hierarchies: Sequence[Hierarchy], reasons: Mapping[
         )
     if capability == "oom_suspend":
         return Lack(
-            why="cgroup v2 cannot hold processes at their memory limit, and memory.oom_control of v1 is not there",
-            remedy="leave oom_kill_disable=False, or boot with systemd.unified_cgroup_hierarchy=0",
+            why="the memory controller has neither memory.high (v2) nor memory.oom_control (v1)",
+            remedy="leave oom_kill_disable=False, or boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    if capability == "memory_reclaim":
+        return Lack(
+            why="only cgroup v2 of Linux 5.19 and newer has memory.reclaim",
+            remedy="boot with systemd.unified_cgroup_hierarchy=1, and run Linux 5.19 or newer",
         )
     if capability == "swap_limit":
         return Lack(why="the memory controller does not account swap", remedy="boot with swapaccount=1, or swapoff -a")

@@ -16,6 +16,7 @@ PERIOD_USEC = 20_000
 under 1.0 core stood still for 52 ms at a time, with 20 ms for 12 to 20; with 10 ms a single thread under 1.0 core was
 throttled too, for slices lost on the other CPU (measured)."""
 
+_LEAST_ROOM = 16 * MIB
 _MIN_QUOTA_USEC = 1_000  # the kernel's floor of the quota, and 1 s its ceiling of the period, sched/sched-bwc.rst
 _MAX_PERIOD_USEC = 1_000_000
 _WEIGHTS = {"low": 20, "high": 500}  # v2: 1 to 10,000, default 100
@@ -77,10 +78,8 @@ def sandbox_writes(
             _add(writes, 0, Level.SANDBOX, "cgroup.subtree_control", " ".join(f"+{name}" for name in passed_on))
     if enforce_memory:
         limit = resources.memory.limit_mb * MIB
-        writes += _memory(tree, Level.SANDBOX, limit, resources.memory.swap_limit_mb * MIB)
-        memory = tree.index_of("memory")
-        if resources.memory.oom_kill_disable and memory is not None:
-            _add(writes, memory, Level.SANDBOX, "memory.oom_control", "1")  # executions inherit it when made
+        suspends = resources.memory.oom_kill_disable
+        writes += _memory(tree, Level.SANDBOX, limit, resources.memory.swap_limit_mb * MIB, suspends=suspends)
     processes = resources.processes.max_processes + OWN_PROCESSES
     writes += _processes(tree, Level.SANDBOX, processes)
     writes += _cpu(tree, resources)
@@ -103,6 +102,8 @@ def execution_writes(tree: CgroupTree, resources: ResourceAllocation, *, memory_
         return tuple(writes)
     if memory_bytes is not None:
         writes += _memory(tree, Level.EXECUTION, memory_bytes, resources.memory.swap_limit_mb * MIB)
+        if resources.memory.oom_kill_disable and tree.hierarchies[memory].version == 1:
+            _add(writes, memory, Level.EXECUTION, "memory.oom_control", "0")  # a limit of its own still kills
     if "memory.oom.group" in tree.files[memory]:
         # An execution that has lost one process to the OOM killer is over; v1 has no such file, there the
         # supervisor kills the rest when it sees the count.
@@ -149,6 +150,11 @@ def cpu_bandwidth(cores: float) -> tuple[int, int]:
     return max(_MIN_QUOTA_USEC, round(cores * period)), period
 
 
+def suspension_room(limit: int) -> int:
+    """Bytes above its limit within which a sandbox on v2 is suspended before the kernel kills."""
+    return max(_LEAST_ROOM, limit // 10)
+
+
 def _refuse_unsupported(tree: CgroupTree, resources: ResourceAllocation) -> None:
     asked = {"cpuset": "cpuset", "io": "io_limit"}
     missing = [asked[controller] for controller in sorted(on_demand(resources)) if asked[controller] in tree.reasons]
@@ -163,13 +169,15 @@ def _refuse_unsupported(tree: CgroupTree, resources: ResourceAllocation) -> None
         )
 
 
-def _memory(tree: CgroupTree, level: Level, limit: int, swap: int) -> list[Write]:
+def _memory(tree: CgroupTree, level: Level, limit: int, swap: int, *, suspends: bool = False) -> list[Write]:
     writes: list[Write] = []
     index = tree.index_of("memory")
     if index is None:
         return writes
     if tree.hierarchies[index].version == 2:
-        _add(writes, index, level, "memory.max", str(limit))
+        if suspends:  # at memory.high the kernel slows processes down, until the supervisor has suspended them
+            _add(writes, index, level, "memory.high", str(limit))
+        _add(writes, index, level, "memory.max", str(limit + suspension_room(limit) if suspends else limit))
         if "memory.swap.max" in tree.files[index]:
             _add(writes, index, level, "memory.swap.max", str(swap))
         return writes
@@ -179,6 +187,8 @@ def _memory(tree: CgroupTree, level: Level, limit: int, swap: int) -> list[Write
         _add(writes, index, level, "memory.memsw.limit_in_bytes", str(limit + swap))
     elif swap == 0:
         _add(writes, index, level, "memory.swappiness", "0")  # swap is not accounted: at least do not use it
+    if suspends:
+        _add(writes, index, level, "memory.oom_control", "1")  # executions inherit it when made
     return writes
 
 

@@ -44,6 +44,12 @@ class CgroupTree:
     cpu_ceiling: float | None = None
     owner: int = 0
     _descriptors: list[int] = field(default_factory=list, repr=False, compare=False)
+    _indices: dict[str, int] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for index, hierarchy in enumerate(self.hierarchies):
+            for name in hierarchy.controllers:
+                self._indices.setdefault(V2_NAME.get(name, name), index)
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -57,10 +63,7 @@ class CgroupTree:
 
     def index_of(self, controller: str) -> int | None:
         """Which hierarchy has a controller, by its v2 name ("io" finds blkio too)."""
-        for index, hierarchy in enumerate(self.hierarchies):
-            if controller in {V2_NAME.get(name, name) for name in hierarchy.controllers}:
-                return index
-        return None
+        return self._indices.get(controller)
 
     def enable(self, controllers: frozenset[str]) -> None:
         """Enable v2 controllers that no sandbox has asked for before ("cpuset", "io"). Blocks; idempotent.

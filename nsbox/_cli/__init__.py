@@ -2,7 +2,8 @@
 
 Modules, lower ones first: exits (exit statuses) · streams (descriptors 0, 1, 2) · session (signals, errors, the end of
 a command) · request (from words to configuration) · report (what is said about a result) · run · attacks, selftest,
-doctor · app (the options). This one is what starts first, and imports the others only when they are needed.
+doctor · tables, chart, picture, history, metrics (of a store) · ps, top, gc (of this host) · terminal, shell · options,
+commands, app (the options). This one is what starts first, and imports the others only when they are needed.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from nsbox._cli import exits, options, streams, version_text
+from nsbox._cli import commands, exits, options, streams, version_text
 from nsbox._cli.request import Request, choose_program
 from nsbox._cli.session import carry_out
 
@@ -96,8 +96,10 @@ def run_command(
     security: options.Security = None,
     workdir: options.Workdir = None,
     user: options.User = None,
+    writable_root: options.WritableRoot = False,
     require: options.Require = None,
     language: options.Language = None,
+    store: options.Store = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -110,7 +112,7 @@ def run_command(
     request = Request(
         timeout=timeout, cpu_timeout=cpu_timeout, memory_mb=memory_mb, disk_mb=disk_mb, processes=processes, cpus=cpus,
         output_mb=output_mb, env=env or (), mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir,
-        user=user, require=require or (), language=language,
+        user=user, writable_root=writable_root, require=require or (), language=language, store=store,
     )  # fmt: skip
 
     def command() -> int:
@@ -138,3 +140,6 @@ def doctor_command(
         return doctor(as_json=as_json, self_test=self_test)
 
     raise typer.Exit(carry_out(command))
+
+
+commands.add_to(app)

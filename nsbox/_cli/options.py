@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,10 @@ Workdir = Annotated[str | None, typer.Option(metavar="PATH", help=_default("Wher
 User = Annotated[
     str | None, typer.Option(metavar="NAME|UID", help="Who it is, inside (default: a user without privileges).")
 ]
+WritableRoot = Annotated[
+    bool,
+    typer.Option("--writable-root", help="Let root inside (--user root) change /usr, /etc, /var and /opt, for itself."),
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Fail unless the host has this capability (nsbox doctor has them); repeat."),
@@ -66,6 +71,10 @@ Language = Annotated[
         metavar="NAME|TOML",
         help="What FILE or CODE is written in (default: as FILE is named, else as it looks, else python).",
     ),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", envvar="NSBOX_STORE", help="Keep what happened in this SQLite file (nsbox history)."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the whole result as one JSON object, instead of the program's output.")

@@ -53,8 +53,10 @@ class Request:
     security: str | None = None
     workdir: str | None = None
     user: str | None = None
+    writable_root: bool = False
     require: Sequence[str] = ()
     language: str | None = None
+    store: Path | None = None
 
 
 def choose_program(words: Sequence[str], code: str | None, *, after_dashes: bool) -> Program:
@@ -94,13 +96,15 @@ def sandbox_config(request: Request) -> SandboxConfig:
         rootfs="host" if request.rootfs in (None, "host") else Path(str(request.rootfs)).absolute(),
         security=_security(request.security),
         working_directory="/workspace" if request.workdir is None else request.workdir,
+        writable_root=request.writable_root,
         require=tuple(request.require),
+        store=request.store,
     )
     short = {name: getattr(request, name) for name in ("timeout", "memory_mb", "disk_mb", "processes", "cpus")}
     return make_config(base, **{name: value for name, value in short.items() if value is not None})
 
 
-def execution_options(request: Request, program: Program, stdin: bytes) -> ExecutionOptions:
+def execution_options(request: Request, program: Program, stdin: bytes | None) -> ExecutionOptions:
     """What its one execution is given.
 
     Raises:

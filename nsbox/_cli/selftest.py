@@ -1,4 +1,4 @@
-"""`nsbox doctor --self-test`: one sandbox, attacked from inside."""
+"""`nsbox doctor --self-test`: a sandbox, attacked from inside; a new one after each that was ended for an attack."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import os
 import re
 import secrets
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from nsbox._blocking import Sandbox
 from nsbox._cli.attacks import ATTACKS, PRELUDE, Attack
 from nsbox._config import EnforcementPolicy, SandboxConfig, make_config
 from nsbox._results import ExecutionResult, Verdict
 from nsbox._seccomp.syscalls import syscall_number
+from nsbox._supervisor.garbage import temporary_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,11 @@ def self_test() -> Iterator[Row]:
     Raises:
         SandboxError: No sandbox could be started, or it broke.
     """
-    with host_secrets() as secret, Sandbox(_config()) as sandbox:
+    with host_secrets() as secret, contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox(_config()))
         for attack in ATTACKS:
+            if not sandbox.is_active:  # terminated for a forbidden call
+                sandbox = stack.enter_context(Sandbox(_config()))
             yield judge_attack(attack, sandbox.execute(fill_in(attack.code, secret), **attack.options))
 
 
@@ -89,7 +91,7 @@ def host_secrets() -> Iterator[Mapping[str, str]]:
     """
     name = f"nsbox-{os.getpid()}-{secrets.token_hex(8)}"
     with contextlib.ExitStack() as stack:
-        file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-"))) / "secret"
+        file = stack.enter_context(temporary_directory(name)) / "secret"
         file.parent.chmod(0o755)
         file.write_text(name)
         file.chmod(0o644)

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 from nsbox._blocking import shutdown
 from nsbox._cli import exits, streams
@@ -83,7 +84,12 @@ def _signals_raise() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)  # nothing is left to clean up
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
+def hang_up() -> NoReturn:
+    """End the command as SIGHUP does: whoever was at the terminal has gone."""
+    _interrupt(signal.SIGHUP, None)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     _ignore_signals()  # the first one is obeyed; a second must not break into the clean-up
     raise Interrupted(number)
 

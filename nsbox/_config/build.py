@@ -32,6 +32,7 @@ SHORT_FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _SANDBOX_FIELDS = frozenset(item.name for item in dataclasses.fields(SandboxConfig))
 _SANDBOX_NAMES = _SANDBOX_FIELDS | SHORT_FORMS.keys()
 _OPTION_NAMES = frozenset(item.name for item in dataclasses.fields(ExecutionOptions))
+_NO_CONFIG, _NO_OPTIONS = SandboxConfig(), ExecutionOptions()
 
 
 def make_config(config: SandboxConfig | None = None, /, **fields: Any) -> SandboxConfig:
@@ -58,7 +59,7 @@ def _make_config(config: SandboxConfig | None = None, /, **fields: Any) -> Sandb
     Raises:
         ConfigError: An unknown field, a value that is not allowed, or a short form beside its long form.
     """
-    result = _start(config, SandboxConfig)
+    result = _start(config, SandboxConfig, _NO_CONFIG)
     _refuse_unknown(fields, _SANDBOX_NAMES, "a Sandbox", {"an execution": _OPTION_NAMES})
     short = {name: value for name, value in fields.items() if name in SHORT_FORMS}
     for name, value in short.items():
@@ -86,7 +87,7 @@ def make_options(options: ExecutionOptions | None = None, /, **fields: Any) -> E
     Raises:
         ConfigError: An unknown field or a value that is not allowed.
     """
-    result = _start(options, ExecutionOptions)
+    result = _start(options, ExecutionOptions, _NO_OPTIONS)
     _refuse_unknown(fields, _OPTION_NAMES, "an execution", {"a Sandbox": _SANDBOX_NAMES})
     return dataclasses.replace(result, **fields) if fields else result
 
@@ -105,10 +106,10 @@ def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return sandbox, {name: value for name, value in fields.items() if name not in _SANDBOX_NAMES}
 
 
-def _start(given: T | None, kind: type[T]) -> T:
-    """What was given, checked, or the defaults."""
+def _start(given: T | None, kind: type[T], defaults: T) -> T:
+    """What was given, checked, or the defaults, which are the same for all: configurations do not change."""
     if given is None:
-        return kind()
+        return defaults
     if not isinstance(given, kind):
         refuse("the first argument", given, f"a {kind.__name__} or None; everything else is given by name")
     return given

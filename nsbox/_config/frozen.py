@@ -15,6 +15,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 _TEXT_SHOWN = 80  # characters or bytes
 _ITEMS_SHOWN = 8
+_ATOMS = frozenset({str, bytes, int, float, bool, type(None)})
 _LONGEST_INT_BITS = 256  # repr() of an int of more than 4300 digits raises ValueError (sys.set_int_max_str_digits)
 
 
@@ -28,7 +29,8 @@ class FrozenMap(Mapping[K, V_co]):
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[K, V_co] | None = None) -> None:
-        self._items: dict[K, V_co] = dict(items or {})
+        # A copy of what cannot change is the thing itself.
+        self._items: dict[K, V_co] = items._items if isinstance(items, FrozenMap) else dict(items or {})
 
     def __getitem__(self, key: K) -> V_co:
         return self._items[key]
@@ -51,6 +53,8 @@ class FrozenMap(Mapping[K, V_co]):
 
 def freeze(value: object) -> object:
     """A copy of nested lists, sets and mappings that cannot change: tuples, frozensets and `FrozenMap`."""
+    if type(value) in _ATOMS:  # most are: an `isinstance` of an abstract class costs as much as all else here
+        return value
     if isinstance(value, Mapping):
         return FrozenMap({key: freeze(item) for key, item in value.items()})
     if isinstance(value, (list, tuple)):

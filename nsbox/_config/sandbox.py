@@ -71,7 +71,8 @@ class SandboxConfig:
         rootfs: "host": this machine's /usr and so on, read-only; or an absolute path to a directory or an OCI layout.
         mounts: What else of the host the sandbox sees; each target once.
         working_directory: Where executions start: absolute, without "..".
-        writable_root: True: /usr, /etc, /var and /opt are writable, within the disk quota, for this sandbox only.
+        writable_root: True: /usr, /etc, /var and /opt are writable by root inside, within the disk quota, for this
+            sandbox only; see docs/root-inside.md. Needs root on the host.
         security: The syscall policy: "strict", "default", or the `Path` of a policy file. A str is never a path, so
             that a misspelled name is refused.
         require: Capabilities of the host that must be there, else `UnsupportedHostError`; see `nsbox doctor`.
@@ -114,6 +115,8 @@ class SandboxConfig:
         instance_of("thresholds", self.thresholds, MonitoringThresholds)
         instance_of("enforcement", self.enforcement, EnforcementPolicy)
         instance_of("recovery", self.recovery, RecoveryPolicy)
+        if self.resources.memory.oom_kill_disable and not self.enforcement.enforce_memory_limits:
+            refuse("resources.memory.oom_kill_disable", True, "False with enforcement.enforce_memory_limits=False")
         flag("writable_root", self.writable_root)
         flag("warm", self.warm)
         if not isinstance(self.security, Path) and self.security not in ("strict", "default"):

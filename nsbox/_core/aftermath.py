@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from nsbox._core.emitter import Emitter
@@ -9,6 +10,7 @@ from nsbox._errors import (
     ExecutionError,
     ExecutionTimeoutError,
     ResourceExceededError,
+    SandboxError,
     SecurityViolationError,
 )
 from nsbox._events import (
@@ -17,6 +19,7 @@ from nsbox._events import (
     ExecutionFailed,
     ExecutionTimeout,
     ResourceExceeded,
+    RuntimeErrorEvent,
     SecurityViolation,
 )
 from nsbox._results import Execution, ExecutionResult
@@ -31,8 +34,17 @@ def verdict_error(result: ExecutionResult) -> ExecutionError | None:
     return None
 
 
+def is_quota_full(result: ExecutionResult) -> bool:
+    """Whether it failed for a full disk, and not for the size of one file."""
+    return result.evidence.get("cause") == "quota_full"
+
+
 def announce(
-    emitter: Emitter, execution: Execution, result: ExecutionResult | None, error: BaseException | None
+    emitter: Emitter,
+    execution: Execution,
+    result: ExecutionResult | None,
+    error: BaseException | None,
+    told: Collection[str] = (),
 ) -> None:
     """Emit what an execution has come to: the cause first, then that it is over.
 
@@ -41,6 +53,7 @@ def announce(
         execution: The record of before the end.
         result: What it did; None where it could not be carried out.
         error: What was raised in that case, else None.
+        told: The resources whose excess was told of while it ran; a full disk among them is not told again.
     """
     if not emitter.active:
         return
@@ -49,11 +62,15 @@ def announce(
     if isinstance(error, ExecutionTimeoutError):
         emitter.emit(ExecutionTimeout, execution_id=execution.id, timeout=error.timeout)
     elif isinstance(error, ResourceExceededError):
-        emitter.emit(ResourceExceeded, resource=error.resource, usage=error.usage, limit=error.limit)
-        if error.resource == "disk":
-            emitter.emit(DiskFull, usage=error.usage, limit=error.limit)
+        full = is_quota_full(error.result)
+        if not (full and "disk" in told):
+            emitter.emit(ResourceExceeded, resource=error.resource, usage=error.usage, limit=error.limit)
+            if full:
+                emitter.emit(DiskFull, usage=error.usage, limit=error.limit)
     elif isinstance(error, SecurityViolationError):
         emitter.emit(SecurityViolation, violation=error.violation, severity=error.severity)
+    elif isinstance(error, Exception) and not isinstance(error, SandboxError):
+        emitter.emit(RuntimeErrorEvent, error=error)  # no class that is known: a bug, or a subscriber's
     if error is not None:
         emitter.emit(ExecutionFailed, execution=ended, error=error)
     elif result is not None:

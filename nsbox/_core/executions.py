@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
 from nsbox._config import ExecutionOptions, FrozenMap, Runtime, effective_limits
-from nsbox._core.aftermath import announce
+from nsbox._core.aftermath import announce, is_quota_full
 from nsbox._core.orders import make_order
 from nsbox._core.output import OutputQueue, OutputSink
 from nsbox._core.program import Program, Running, run_program
@@ -21,7 +23,7 @@ from nsbox._core.toolchain import values_for
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
 from nsbox._languages import choose_language
-from nsbox._results import Execution, ExecutionResult
+from nsbox._results import Execution, ExecutionResult, Verdict
 from nsbox._runtimes import RUNTIMES, fill_in, find_runtime, source_values
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.cell import Cell
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from nsbox._core.core import SandboxCore
 
 _S = SandboxStatus
+_FAILED_KEPT = 8
 COMMAND = "command"
 """The language of what `run`, `shell` and `spawn` run."""
 
@@ -48,7 +51,9 @@ class Executions:
         self._core = core
         self._idle = trio.Event()
         self._idle.set()
+        self._stopping = 0
         self.running: dict[str, Running] = {}
+        self._failed: OrderedDict[str, Running] = OrderedDict()
 
     # ------------------------------------------------------------ what callers ask for
 
@@ -86,6 +91,22 @@ class Executions:
         self.require_room()
         return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, queue)
 
+    async def again(self, id: str) -> ExecutionResult:
+        """Run one of the last that failed once more, as it was asked for.
+
+        Raises:
+            InvalidStateError: It is not among them.
+            SandboxError: As `execute`.
+        """
+        failed = self._failed.get(id)
+        if failed is None:
+            raise InvalidStateError(
+                f"execution {id!r} is not among the last {_FAILED_KEPT} that failed in this sandbox"
+            )
+        if failed.execution.language == COMMAND:
+            return await self.run(shlex.split(failed.execution.code), failed.options)
+        return await self.execute(failed.execution.code, replace(failed.options, language=failed.execution.language))
+
     async def terminate(self, id: str) -> None:
         """Kill one; its result says CANCELLED."""
         running = self.running.get(id)
@@ -93,14 +114,21 @@ class Executions:
             raise InvalidStateError(f"no execution {id!r} is running in this sandbox")
         if running.compiling is not None:
             running.compiling.cancel()
-            return
-        await self._core.living()[1].kill(running.number, KillReason.CANCELLED)
+        elif running.stop is not None:
+            await running.stop()
+        else:
+            await self._core.living()[1].kill(running.number, KillReason.CANCELLED)
 
     async def stop_all(self) -> None:
         """Kill all, and wait until they have their results."""
-        for execution_id in tuple(self.running):
-            await self.terminate(execution_id)
-        await self.wait_idle()
+        self._stopping += 1
+        try:
+            for execution_id in tuple(self.running):
+                if execution_id in self.running:
+                    await self.terminate(execution_id)
+            await self.wait_idle()
+        finally:
+            self._stopping -= 1
 
     def stop_compiling(self) -> None:
         """Kill the compilers of those that have not begun to run."""
@@ -123,6 +151,8 @@ class Executions:
             ResourceLimitError: As many as may are running.
         """
         self._core.machine.require(*ACTIVE, action="execute")
+        if self._stopping:
+            raise InvalidStateError("cannot execute: the sandbox's executions are being stopped")
         most = self._core.config.enforcement.max_concurrent_executions
         if len(self.running) >= most:
             raise ResourceLimitError(
@@ -132,6 +162,10 @@ class Executions:
     def new_command(self, argv: Sequence[str], options: ExecutionOptions) -> Running:
         """A command that is about to run, after `require_room`."""
         return self._new(shlex.join(argv), COMMAND, options)
+
+    def new_cell(self, code: str, language: str, options: ExecutionOptions) -> Running:
+        """A cell of a context, or, without `code`, the program of one."""
+        return self._new(code, language, options)
 
     def _new(self, code: str, language: str, options: ExecutionOptions) -> Running:
         return Running(
@@ -147,6 +181,8 @@ class Executions:
         self, running: Running, argv: Sequence[str], program: Program | None, queue: OutputQueue | None
     ) -> ExecutionResult:
         order = self.order(running, argv, program)
+        if program is not None and self._core.wants_warm(running.options, program.text, program.runtime):
+            order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
         async def carry_out(cell: Cell) -> Outcome:
@@ -162,7 +198,12 @@ class Executions:
                 subscribe = self._core.emitter.subscribe
                 subscriptions.callback(subscribe(ExecutionOutput, queue.put_own(running.execution.id)))
                 subscriptions.callback(subscribe(MetricsUpdated, queue.put))
-            return await self.perform(running, order, carry_out)
+            result = await self.perform(running, order, carry_out)
+        if not result.ok:
+            self._failed[running.execution.id] = running
+            while len(self._failed) > _FAILED_KEPT:
+                self._failed.popitem(last=False)
+        return result
 
     async def perform(
         self, running: Running, order: Order, carry_out: Callable[[Cell], Awaitable[Outcome]]
@@ -181,13 +222,18 @@ class Executions:
         try:
             outcome = await carry_out(cell)
             took = outcome.observation.wall_seconds + outcome.suspended_seconds
-            result = _result(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
+            if not order.enforce_memory:
+                peak = outcome.observation.memory_peak_bytes
+                self._core.meter.observed(peak, order.memory_bytes, running.asked_at)
+            result = result_of(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
             return result
         except BaseException as exc:
             error = exc
             raise
         finally:
             self._end(running, result, error)
+            if result is not None and result.verdict is Verdict.SECURITY_VIOLATION:
+                await self._core.terminate()  # not cancelled; what attacks gets no second program
 
     def _begin(self, running: Running, order: Order) -> None:
         core = self._core
@@ -200,12 +246,14 @@ class Executions:
         if core.status is not _S.BUSY:
             core.machine.to(_S.BUSY)
         core.emitter.emit(ExecutionStarted, execution=running.execution)
+        core.meter.begun(running.execution.id)
 
     def _end(self, running: Running, result: ExecutionResult | None, error: BaseException | None) -> None:
         core = self._core
         del self.running[running.execution.id]
         core.totals.add(result)
-        announce(core.emitter, running.execution, result, error)
+        announce(core.emitter, running.execution, result, error, core.meter.told_since(running.asked_at))
+        core.meter.ended(running.execution.id, disk_full=result is not None and is_quota_full(result))
         if not self.running:
             self._idle.set()
             if core.status is _S.BUSY:
@@ -227,15 +275,19 @@ class Executions:
             environment = {name: fill_in(text, values) for name, text in program.runtime.environment.items()}
         return make_order(
             supervisor, config, limits, running.options, argv,
-            passwd=self._core.find_passwd(), runtime_environment=environment,
+            passwd="" if running.options.user is None else self._core.find_passwd(), runtime_environment=environment,
         )  # fmt: skip
 
 
-def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResult:
+def result_of(running: Running, outcome: Outcome, queued: float) -> ExecutionResult:
+    """What the caller gets."""
     seen = outcome.observation
     judgement = judge(seen)
     metrics = execution_metrics(seen, queued_seconds=queued, suspended_seconds=outcome.suspended_seconds)
-    failed = judgement.exit_code not in (0, None) and running.execution.language == "python"
+    reported = outcome.reported
+    error = None if reported is None else reported.error
+    notes = outcome.notes if reported is None else {**outcome.notes, "context_alive": reported.alive}
+    failed = reported is None and judgement.exit_code not in (0, None) and running.execution.language == "python"
     return ExecutionResult(
         execution_id=running.execution.id,
         verdict=judgement.verdict,
@@ -244,7 +296,8 @@ def _result(running: Running, outcome: Outcome, queued: float) -> ExecutionResul
         stdout_bytes=outcome.stdout,
         stderr_bytes=outcome.stderr,
         truncated=seen.bytes_dropped > 0,
-        error=parse_python_error(outcome.stderr.decode("utf-8", "replace")) if failed else None,
+        error=parse_python_error(outcome.stderr.decode("utf-8", "replace")) if failed else error,
         metrics=metrics if running.options.capture_metrics else None,
-        evidence=FrozenMap({**judgement.evidence, **outcome.notes}) if outcome.notes else judgement.evidence,
+        evidence=FrozenMap({**judgement.evidence, **notes}) if notes else judgement.evidence,
+        outputs=() if reported is None else reported.outputs,
     )

@@ -173,8 +173,7 @@ class Interactive:
             raise
         if not self.pid:
             await self.close()
-            assert self._failure is not None
-            raise self._failure
+            raise self._failure or InvalidStateError("the program was stopped before it ran")
 
     async def _work(self, order: Order) -> None:
         async def carry_out(cell: Cell) -> Outcome:
@@ -280,7 +279,7 @@ async def spawn(
     if size is not None and "TERM" not in options.environment:
         options = options.with_environment(TERM="xterm-256color")
     running = core.executions.new_command(argv, options)
-    order = core.executions.order(running, argv, None)
+    order = core.executions.order(running, argv)
     stdio = Stdio.pipes() if size is None else Stdio.pseudo_terminal(cell, size)
     process = Interactive(core, running, stdio)
     await process.start(order)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nsbox._config import ExecutionOptions, Limits, SandboxConfig
-from nsbox._plan import disk_backed, plan_execution
+from nsbox._plan import disk_slack_bytes, plan_execution
 from nsbox._supervisor.execution import Order
 from nsbox._supervisor.supervisor import Supervisor
 
 _MIB = 1 << 20
-_IMAGE_SLACK = 512 * 1024
-"""ext4 refuses a write of 1 MiB with some 270 KiB left, and writes no part of it (seen); tmpfs fills to the end."""
 
 
 def make_order(
@@ -51,7 +49,7 @@ def make_order(
         cpu_seconds=limits.cpu_seconds,
         process_limit=resources.processes.max_processes,
         disk_bytes=resources.disk.quota_mb * _MIB,
-        disk_slack_bytes=_IMAGE_SLACK if disk_backed(config) else 0,
+        disk_slack_bytes=disk_slack_bytes(config),
         file_size_bytes=resources.processes.max_file_size_mb * _MIB,
         cgroup_mode=supervisor.tree.mode,
         enforce_memory=config.enforcement.enforce_memory_limits,

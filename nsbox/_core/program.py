@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class Running:
         number: The launcher's name for it.
         asked_at: trio's clock.
         compiling: What ends its compiler, while that runs.
+        stop: What ends it instead of a kill; a cell is to leave its context alive.
     """
 
     execution: Execution
@@ -43,6 +44,7 @@ class Running:
     number: int = 0
     asked_at: float = 0.0
     compiling: trio.CancelScope | None = None
+    stop: Callable[[], Awaitable[None]] | None = None
 
 
 Program = Job

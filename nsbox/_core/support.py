@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from nsbox._config import MonitoringThresholds, RecoveryPolicy, SandboxConfig
+from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
-_DEFAULTS = SandboxConfig()
 _LATER = "is not available in this version of nsbox"
 
 
@@ -17,14 +16,6 @@ def refuse_unavailable(config: SandboxConfig) -> None:
     """
     wanted = {
         "resources.network.access='egress'": config.resources.network.access == "egress",
-        "resources.memory.oom_kill_disable=True": config.resources.memory.oom_kill_disable,
-        "writable_root=True": config.writable_root,
-        "preload": bool(config.preload),
-        "thresholds": config.thresholds != MonitoringThresholds(),
-        "recovery": config.recovery != RecoveryPolicy(),
-        "heartbeat_interval": config.heartbeat_interval != _DEFAULTS.heartbeat_interval,
-        "metrics_interval": config.metrics_interval != _DEFAULTS.metrics_interval,
-        "store": config.store is not None,
     }
     for field, asked in wanted.items():
         if asked:

@@ -20,6 +20,7 @@ _CGROUP_TEXTS = {  # title, what its lack costs, the line of `isolation_report`
     "cpu_limit": ("CPU bandwidth and weight", "cores, limit_percent and priority have no effect", "cpu"),
     "cpuset": ("pinning to CPUs", "cpuset= is refused", "cpuset"),
     "io_limit": ("disk rates", "iops_limit= and throughput_mbps= are refused", "io"),
+    "memory_reclaim": ("memory of the suspended given back", "suspend(reclaim_memory=True) is refused", "memory"),
     "oom_suspend": ("suspend at the memory limit", "oom_kill_disable=True is refused", "memory"),
 }
 _SYSCALL_TEXTS = {  # call: the kernel that has it
@@ -248,13 +249,14 @@ def _disk(facts: HostFacts) -> Iterable[Check]:
         remedy="apt-get install e2fsprogs",
     )
     overlay = "overlay" in facts.filesystems
+    layered = facts.usr_filesystem == "overlay"  # such a one cannot be a layer with ids shifted, see _plan/writable.py
     yield make_check(
         "overlay",
         "overlay file system",
-        ok=overlay,
-        found="there" if overlay else "not loaded",
+        ok=overlay and not layered,
+        found="/usr is on one itself" if overlay and layered else "there" if overlay else "not loaded",
         costs="writable_root=True is refused",
-        remedy="as root: modprobe overlay",
+        remedy="rootfs= a directory on a volume of ext4, xfs or btrfs" if overlay else "as root: modprobe overlay",
     )
 
 

@@ -70,6 +70,7 @@ class HostFacts:
         cgroup_report: See `isolation_report`.
         cgroup_lacks: Capability to reason and remedy.
         cgroup_hint_error: Why the cgroup named by NSBOX_CGROUP was not used, "" otherwise.
+        usr_filesystem: The type of the file system that /usr is on.
     """
 
     kernel: str
@@ -100,6 +101,7 @@ class HostFacts:
     cgroup_report: Mapping[str, str]
     cgroup_lacks: Mapping[str, Lack] = field(default_factory=lambda: MappingProxyType({}))
     cgroup_hint_error: str = ""
+    usr_filesystem: str = ""
 
     def has_capability(self, number: int) -> bool:
         """Whether the effective set has a capability, by its number (capabilities(7))."""
@@ -167,6 +169,7 @@ def probe_host(tree: CgroupTree | None = None, *, try_user_namespace: bool = Fal
         cgroup_report=report,
         cgroup_lacks=lacks,
         cgroup_hint_error=hint_error,
+        usr_filesystem=_filesystem_of(os.path.realpath("/usr"), _read("/proc/self/mountinfo")),
     )
 
 
@@ -221,6 +224,17 @@ def _container() -> str:
 def _proc_masks(mountinfo: str) -> tuple[str, ...]:
     points = (line.split(" ")[4] for line in mountinfo.splitlines())
     return tuple(point for point in points if point.startswith("/proc/") and point != "/proc/sys/fs/binfmt_misc")
+
+
+def _filesystem_of(path: str, mountinfo: str) -> str:
+    """The type of the innermost mount at or above `path`, proc_pid_mountinfo(5); of two at one place the later."""
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        own, _, rest = line.partition(" - ")
+        point = own.split(" ")[4]
+        if len(point) >= len(best) and (path + "/").startswith(point.rstrip("/") + "/"):
+            best, kind = point, rest.split(" ")[0]
+    return kind
 
 
 def _find_tool(name: str) -> str | None:

@@ -7,12 +7,14 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nsbox._cgroups import CgroupTree, Level, Write, execution_writes
 from nsbox._config import ExecutionOptions, Limits, SandboxConfig
 from nsbox._errors import UnsupportedHostError
 from nsbox._plan.identity import IdMap
 from nsbox._plan.users import DEFAULT_USER, find_user
+from nsbox._plan.writable import ROOT_MASK
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MIB = 1 << 20
@@ -30,6 +32,7 @@ class ExecutionPlan:
         uid: Inside.
         gid: Inside.
         rlimits: Resource, soft and hard limit.
+        capabilities: One bit each: of root in a sandbox with a writable root, else none.
         directory: Where it starts.
         search: Where programs without a slash are looked for, in order.
         argv: The program and its arguments.
@@ -43,6 +46,7 @@ class ExecutionPlan:
     uid: int
     gid: int
     rlimits: tuple[tuple[int, int, int], ...]
+    capabilities: int
     directory: str
     search: str
     argv: tuple[bytes, ...]
@@ -96,18 +100,22 @@ def plan_execution(
         uid=user.uid,
         gid=user.gid,
         rlimits=_rlimits(config, tree, limits),
+        capabilities=ROOT_MASK if config.writable_root and user.uid == 0 else 0,
         directory=limits.working_directory,
         search=environment["PATH"],
-        argv=tuple(os.fsencode(argument) for argument in (*argv, *options.arguments)),
-        environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
+        argv=tuple(map(os.fsencode, (*argv, *options.arguments))),
+        environment=tuple([os.fsencode(f"{name}={value}") for name, value in environment.items()]),
     )
 
 
 def search_path(config: SandboxConfig) -> str:
     """The application's interpreter first: `python3` in a sandbox on the host's root is the one that runs nsbox."""
-    if config.rootfs != "host":
-        return _SYSTEM_PATH
-    directory = os.path.dirname(os.path.abspath(sys.executable)) if sys.executable else ""
+    return _path_on_host(sys.executable) if config.rootfs == "host" else _SYSTEM_PATH
+
+
+@lru_cache(maxsize=4)
+def _path_on_host(interpreter: str) -> str:
+    directory = os.path.dirname(os.path.abspath(interpreter)) if interpreter else ""
     return _SYSTEM_PATH if directory in ("", *_SYSTEM_PATH.split(":")) else f"{directory}:{_SYSTEM_PATH}"
 
 
@@ -124,7 +132,7 @@ def _cpu_rate(config: SandboxConfig, tree: CgroupTree, allowed_cpus: int) -> int
 
 def _own_writes(config: SandboxConfig, tree: CgroupTree, limits: Limits) -> tuple[Write, ...]:
     """Those of the template are in force already: what remains is a tighter memory limit."""
-    if limits.memory_bytes is None:
+    if limits.memory_bytes is None or not config.enforcement.enforce_memory_limits:
         return ()
     common = set(execution_writes(tree, config.resources, memory_bytes=None))
     writes = execution_writes(tree, config.resources, memory_bytes=limits.memory_bytes)

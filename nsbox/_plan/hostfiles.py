@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from nsbox._errors import ConfigError, UnsupportedHostError
 
 _OCI_MARKER = "oci-layout"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,17 @@ def root_directory(rootfs: Path) -> HostEntry:
     if not any(os.path.isdir(os.path.join(found.path, name)) for name in ("usr", "bin")):
         raise ConfigError(f"rootfs={str(rootfs)!r}: must hold a root file system, yet there is neither usr nor bin")
     return found
+
+
+def mounts_below(directory: str) -> tuple[str, ...]:
+    """Where the host has something mounted below `directory`, outer ones first; proc_pid_mountinfo(5)."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            fields = [line.split(b" ")[4] for line in file]
+    except OSError:
+        return ()
+    points = {os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field)) for field in fields}
+    return tuple(sorted(point for point in points if point != directory and is_below(point, directory)))
 
 
 def read_text_beneath(directory: str, name: str) -> str:

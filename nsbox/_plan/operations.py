@@ -22,6 +22,8 @@ class OperationKind(IntEnum):
     READ_ONLY = 13
     SYSCTL = 14
     SOURCE = 15
+    OVERLAY = 16
+    COPY = 17
 
 
 class OperationFlag(IntFlag):
@@ -56,5 +58,6 @@ class Operation:
 
     def __str__(self) -> str:
         """What a failed step is reported as."""
-        subject = f"{self.arg} at {self.path}" if self.kind is OperationKind.BIND else self.path
+        of_host = self.kind in (OperationKind.BIND, OperationKind.COPY)
+        subject = f"{self.arg} at {self.path}" if of_host else self.path
         return f"{self.kind.name.lower().replace('_', ' ')} {subject}"

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
-from nsbox._plan import hostfiles, users
+from nsbox._plan import hostfiles, users, writable
 from nsbox._plan.identity import PROGRAM_ID
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
+from nsbox._plan.tree import Tree as _Tree
 
 HOSTNAME = "sandbox"
 HOME = "/home/user"
@@ -25,7 +26,9 @@ SOURCE_DIRECTORY = "/run/nsbox"
 
 _SOURCE_BYTES = 64 << 20
 _SOURCE_INODES = 1024
-_QUOTA = "/run/quota"
+_IMAGE_SLACK_BYTES = 512 * 1024
+"""ext4 refuses a write of 1 MiB with some 270 KiB left, and writes no part of it (seen); tmpfs fills to the end."""
+QUOTA = "/run/quota"
 """Where the quota itself is mounted, for its directories to be bound to their places.
 
 It stays there, closed to programs: to unmount it took 256 of the 605 us that all mounts of a sandbox take (measured):
@@ -64,33 +67,6 @@ _K = OperationKind
 _F = OperationFlag
 
 
-class _Tree:
-    """Collects the operations of one list, and makes the directories on the way to each path once."""
-
-    def __init__(self) -> None:
-        self.operations: list[Operation] = []
-        self._made = {"/"}
-
-    def add(self, kind: OperationKind, path: str, arg: str = "", flags: OperationFlag = _F.NONE, a: int = 0, b: int = 0) -> None:  # fmt: skip  # noqa: E501
-        self.operations.append(Operation(kind, path, arg, flags, a, b))
-        self._made.add(path)
-
-    def directory(self, path: str) -> None:
-        for parent in [*reversed([str(parent) for parent in Path(path).parents]), path]:
-            if parent not in self._made:
-                self.add(_K.DIR, parent, a=0o755)
-
-    def bind(self, path: str, entry: hostfiles.HostEntry, flags: OperationFlag = _F.NONE) -> None:
-        self.directory(path if entry.is_directory else os.path.dirname(path))
-        if not entry.is_directory and path not in self._made:
-            self.add(_K.FILE, path, a=0o444)
-        self.add(_K.BIND, path, entry.path, flags, entry.device, entry.inode)
-
-    def covers(self, path: str) -> bool:
-        """Whether a bind mount of this tree is at or above `path`: nothing can be made below it."""
-        return any(one.kind is _K.BIND and hostfiles.is_below(path, one.path) for one in self.operations)
-
-
 def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
     """The operations for the tree and for each sandbox.
 
@@ -103,21 +79,23 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
         UnsupportedHostError: A device is missing on the host.
     """
     tree, cell = _Tree(), _Tree()
-    for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, _QUOTA, "/mnt", HOME, "/var/tmp"):
+    for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, QUOTA, "/mnt", HOME, "/var/tmp"):
         tree.directory(path)
     _add_devices(tree)
     if config.rootfs == "host":
-        _add_host(tree)
+        _add_host(tree, config)
     else:
-        _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)))
-    writable = _writable_places(config, tree)
-    for path, _, _ in writable:
-        tree.directory(path)
+        _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)), config)
+    places = _writable_places(config, tree)
+    for path, _, _ in places:
+        if not _is_made_writable(config, tree, path):
+            tree.directory(path)
     _add_system(cell)
     if as_root:
         _limit_shared_memory(cell, config)
-    _add_quota(cell, config, writable)
-    _add_mounts(tree, cell, config, [path for path, _, _ in writable])
+    overlays = _add_quota(tree, cell, config, places)
+    cell.add(_K.SOURCE, SOURCE_DIRECTORY, a=_SOURCE_BYTES, b=_SOURCE_INODES)
+    _add_mounts(tree, cell, config, [path for path, _, _ in places], overlays)
     return tuple(tree.operations), _with_room_for_mounts(cell.operations)
 
 
@@ -128,12 +106,17 @@ def _add_devices(tree: _Tree) -> None:
         tree.add(_K.SYMLINK, f"/dev/{name}", target)
 
 
-def _add_host(tree: _Tree) -> None:
+def _add_host(tree: _Tree, config: SandboxConfig) -> None:
     for name in ("usr", *_TOP_LINKS):
         _add_top(tree, "/", name)
     for name, text in _ETC_FILES.items():
         tree.directory("/etc")
+        if config.writable_root and name in ("passwd", "group"):
+            continue  # longer ones
         tree.add(_K.FILE, f"/etc/{name}", text, a=0o644)
+    if config.writable_root:
+        writable.add_host_frame(tree, _expand("/etc", _HOST_ETC))
+        return
     for path in _expand("/etc", _HOST_ETC):
         entry = hostfiles.look(path)
         if entry is not None:
@@ -146,12 +129,14 @@ def host_trees() -> tuple[str, ...]:
     return (*top, *_expand("/etc", _HOST_ETC))
 
 
-def _add_directory(tree: _Tree, root: hostfiles.HostEntry) -> None:
+def _add_directory(tree: _Tree, root: hostfiles.HostEntry, config: SandboxConfig) -> None:
     with os.scandir(root.path) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
-        if name not in _OWN_TOP and name != "var":
+        if name not in _OWN_TOP and (name != "var" or config.writable_root):
             _add_top(tree, root.path, name)
+    if config.writable_root:
+        return
     with os.scandir(os.path.join(root.path, "var")) if "var" in names else _nothing() as entries:
         for name in sorted(entry.name for entry in entries):
             if name not in ("tmp", "run", "lock"):
@@ -187,15 +172,26 @@ def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str,
     working = config.working_directory
     if not any(hostfiles.is_below(working, path) for path, _, _ in places):
         top = "/" + working.split("/")[1]
-        if working == "/" or tree.covers(top):
+        if _is_made_writable(config, tree, working):
+            if not (tree.covers(top) and _exists_in_root(config, working)):
+                places.append((working, "workspace", 0o755))
+        elif working == "/" or tree.covers(top):
             raise ConfigError(
                 f"working_directory={working!r}: must be a path that can be writable: below /workspace, {HOME}, /tmp, "
                 "or a directory that the root does not have"
             )
-        places.append((top, "workspace", 0o755))
+        else:
+            places.append((top, "workspace", 0o755))
     if not any(path == "/workspace" for path, _, _ in places):
         places.append(("/workspace", "default", 0o755))
     return places
+
+
+def _is_made_writable(config: SandboxConfig, tree: _Tree, path: str) -> bool:
+    """Whether `path` lies in what `writable_root` makes writable, and so is made in each sandbox."""
+    top = "/" + path.split("/")[1]
+    own = any(hostfiles.is_below(path, place) for place, _, _ in _WRITABLE)
+    return config.writable_root and not own and path != "/" and (top in writable.TOPS or tree.covers(top))
 
 
 def _add_system(cell: _Tree) -> None:
@@ -204,7 +200,6 @@ def _add_system(cell: _Tree) -> None:
         cell.add(_K.MASK, path, flags=_F.DIRECTORY if is_directory else _F.NONE)
     cell.add(_K.READ_ONLY, "/proc/sys")
     cell.add(_K.DEVPTS, "/dev/pts", a=_MOST_TERMINALS, b=PROGRAM_ID)
-    cell.add(_K.SOURCE, SOURCE_DIRECTORY, a=_SOURCE_BYTES, b=_SOURCE_INODES)
 
 
 def _limit_shared_memory(cell: _Tree, config: SandboxConfig) -> None:
@@ -215,46 +210,66 @@ def _limit_shared_memory(cell: _Tree, config: SandboxConfig) -> None:
     cell.add(_K.SYSCTL, "kernel/shmall", str(limit // 4096))
 
 
-def _add_quota(cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, int]]) -> None:
+def _add_quota(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[tuple[str, str, int]]) -> list[str]:
+    """The quota, and what lies in it. Returns the paths that overlays make writable."""
     disk = config.resources.disk
     if disk_backed(config):
         # Writes are throttled where they are submitted: on cgroup v1 that is the program itself only with "sync".
-        cell.add(_K.QUOTA_DEVICE, _QUOTA, "sync" if disk_limited(config) else "")
+        cell.add(_K.QUOTA_DEVICE, QUOTA, "sync" if disk_limited(config) else "")
     else:
         # One inode for each directory that is made here, and one for the root of the file system.
-        cell.add(_K.QUOTA_TMPFS, _QUOTA, a=disk.quota_mb << 20, b=disk.quota_inodes + len(places) + 1)
+        cell.add(_K.QUOTA_TMPFS, QUOTA, a=disk.quota_mb << 20, b=disk.quota_inodes + len(places) + 1)
+    overlays: list[str] = []
+    if config.writable_root:
+        overlays = writable.add_overlays(tree, cell, "/" if config.rootfs == "host" else str(config.rootfs))
+        for path in (SOURCE_DIRECTORY, HOME):
+            cell.directory(path)
     for path, name, mode in places:
         flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
+        if _is_made_writable(config, tree, path):
+            cell.directory(path)
         cell.add(_K.QUOTA_DIR, path, name, flags, mode, PROGRAM_ID)
     working = config.working_directory
-    if working not in {path for path, _, _ in places}:
+    if _is_made_writable(config, tree, working):
+        cell.directory(working)
+    elif working not in {path for path, _, _ in places}:
         name = next(name for path, name, _ in places if hostfiles.is_below(working, path))
         top = next(path for path, _, _ in places if hostfiles.is_below(working, path))
         steps = Path(working).relative_to(top).parts
         for index in range(len(steps)):
             below = "/".join(steps[: index + 1])
             cell.add(_K.QUOTA_DIR, f"{top}/{below}", f"{name}/{below}", _F.WRITABLE, 0o755, PROGRAM_ID)
+    return overlays
 
 
 def _with_room_for_mounts(operations: list[Operation]) -> tuple[Operation, ...]:
     """The directories on the way to a mount below a writable place lie in the quota, and are not the program's."""
     own = sum(one.kind in (_K.DIR, _K.FILE) for one in operations)
+    if any(one.kind is _K.OVERLAY for one in operations):
+        own += writable.overlay_inodes(operations)
     return tuple(dataclasses.replace(one, b=one.b + own) if one.kind is _K.QUOTA_TMPFS else one for one in operations)
 
 
-def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, writable: list[str]) -> None:
-    """The interpreter and the caller's mounts: in the tree, or, below a writable place, in each sandbox."""
+def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[str], overlays: list[str]) -> None:
+    """The interpreter and the caller's mounts: in the tree, or, below what is mounted in a sandbox, in each sandbox."""
     wanted: list[tuple[str, hostfiles.HostEntry, OperationFlag]] = []
-    if config.rootfs == "host":
-        wanted += [(path, entry, _F.NONE) for path, entry in hostfiles.interpreter_prefixes()]
+    prefixes = hostfiles.interpreter_prefixes() if config.rootfs == "host" else ()
+    wanted += [(path, entry, _F.NONE) for path, entry in prefixes]
     for mount in config.mounts:
         flags = _F.NONE if mount.read_only else _F.WRITABLE
         wanted.append((mount.target, hostfiles.look_for_mount(Path(mount.source)), flags))
+    covering = [*places, *overlays]
     for path, entry, flags in sorted(wanted, key=lambda one: one[0]):
-        if any(hostfiles.is_below(place, path) for place in writable):
+        if any(hostfiles.is_below(place, path) for place in places):
             raise ConfigError(f"mount.target={path!r}: must not cover {HOME}, /tmp, /dev/shm or the working directory")
-        place = next((place for place in writable if hostfiles.is_below(path, place)), None)
-        if place is None and tree.covers(path):
+        place = next((place for place in covering if hostfiles.is_below(path, place)), None)
+        if config.writable_root and (path, entry) in prefixes:
+            if place is None:
+                tree.directory(path)
+            cell.bind(path, entry)
+            writable.add_overlay(cell, path, entry.path)
+            covering.append(path)
+        elif place is None and tree.covers(path):
             if not _exists_in_root(config, path):
                 raise ConfigError(f"mount.target={path!r}: must exist in the root, which is read-only there")
             tree.add(_K.BIND, path, entry.path, flags, entry.device, entry.inode)
@@ -280,3 +295,8 @@ MOST_IN_MEMORY_MB = 1024
 def disk_backed(config: SandboxConfig) -> bool:
     """Whether what is written goes to an ext4 image on a loop device instead of a tmpfs."""
     return disk_limited(config) or config.resources.disk.quota_mb > MOST_IN_MEMORY_MB
+
+
+def disk_slack_bytes(config: SandboxConfig) -> int:
+    """With so much or less left, its disk counts as full."""
+    return _IMAGE_SLACK_BYTES if disk_backed(config) else 0

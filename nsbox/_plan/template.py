@@ -9,6 +9,7 @@ from nsbox._config import SandboxConfig
 from nsbox._plan.identity import IdMap
 from nsbox._plan.operations import Operation
 from nsbox._plan.root import HOSTNAME, disk_backed, root_operations
+from nsbox._plan.writable import ROOT_MASK, require_host
 from nsbox._seccomp import CompiledPolicy
 
 __all__ = ["TemplatePlan", "disk_backed", "plan_template"]
@@ -36,6 +37,7 @@ class TemplatePlan:
         policy: The system call filter.
         sandbox_writes: Into the cgroups of a sandbox.
         execution_writes: Into those of each execution, before its own.
+        capabilities: Of root inside, one bit each; with any, nobody inside can become who PID 1 is.
         user_sysctls: Limits of the user namespace: name below /proc/sys, and value.
         root_operations: Carried out once.
         cell_operations: Carried out for each sandbox.
@@ -48,6 +50,7 @@ class TemplatePlan:
     policy: CompiledPolicy
     sandbox_writes: tuple[Write, ...]
     execution_writes: tuple[Write, ...]
+    capabilities: int
     user_sysctls: tuple[tuple[str, str], ...]
     root_operations: tuple[Operation, ...]
     cell_operations: tuple[Operation, ...]
@@ -74,6 +77,8 @@ def plan_template(
         ConfigError: The configuration cannot work here: a mount without source, a CPU that is not there.
         UnsupportedHostError: The host lacks something that it asks for.
     """
+    if config.writable_root:
+        require_host(as_root=ids.ranges > 0, process_limit=tree.index_of("pids") is not None)
     root, cell = root_operations(config, as_root=ids.ranges > 0)
     resources = config.resources
     return TemplatePlan(
@@ -86,6 +91,7 @@ def plan_template(
             tree, resources, io_device=device, enforce_memory=config.enforcement.enforce_memory_limits
         ),
         execution_writes=execution_writes(tree, resources, memory_bytes=None),
+        capabilities=ROOT_MASK if config.writable_root else 0,
         user_sysctls=USER_SYSCTLS,
         root_operations=root,
         cell_operations=cell,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from nsbox._errors import program_start_error
@@ -9,6 +10,8 @@ from nsbox._plan.identity import PROGRAM_ID, IdMap
 
 ENOENT = 2
 EPERM = 1
+MOST_BYTES = 1 << 20
+"""Of an /etc/passwd; what follows is not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,21 @@ def find_user(user: str | int | None, passwd: str, ids: IdMap) -> User:
     found = _parse(user, passwd)
     if found is None:
         raise program_start_error(str(user), ENOENT, f"the sandbox's /etc/passwd has no user {user!r}")
-    if found.uid == ids.init_id != PROGRAM_ID or not ids.has(found.uid) or not ids.has(found.gid):
-        raise program_start_error(str(user), EPERM, f"uid {found.uid} is not to be had: {ids.description}")
+    init_is_apart = ids.init_id != PROGRAM_ID
+    for kind, one in (("uid", found.uid), ("gid", found.gid)):
+        if (init_is_apart and one == ids.init_id) or not ids.has(one):
+            raise program_start_error(str(user), EPERM, f"{kind} {one} is not to be had: {ids.description}")
     return found
 
 
 def _parse(user: str | int, passwd: str) -> User | None:
-    for line in passwd.splitlines():
-        fields = line.split(":")
-        if len(fields) < 7 or not fields[2].isdecimal() or not fields[3].isdecimal():
-            continue
-        entry = User(int(fields[2]), int(fields[3]), fields[0], fields[5] or "/")
-        if user == (entry.uid if isinstance(user, int) else entry.name):
-            return entry
+    """The first entry that is whole, as getpwnam(3) and getpwuid(3) find it.
+
+    By one pattern, in linear time: in a sandbox with a writable root the text is the program's.
+    """
+    name, uid = ("[^:\\n\\0]+", str(user)) if isinstance(user, int) else (re.escape(user), "[0-9]{1,10}")
+    pattern = rf"^({name}):[^:\n]*:0*({uid}):([0-9]{{1,10}}):[^:\n]*:([^:\n\0]{{0,4095}}):[^:\n]*$"
+    found = re.search(pattern, passwd, re.MULTILINE)
+    if found is not None:
+        return User(int(found[2]), int(found[3]), found[1], found[4] or "/")
     return User(user, user, str(user), DEFAULT_USER.home) if isinstance(user, int) else None

@@ -17,6 +17,7 @@ from typing import Literal
 from nsbox._errors import ConfigError, UnsupportedHostError
 from nsbox._seccomp import assemble
 from nsbox._seccomp.policy import ALLOW, KILL, Policy, PolicySource, Rule, parse_policy, read_source
+from nsbox._seccomp.ranges import by_ranges
 from nsbox._seccomp.syscalls import is_known, library, library_version, native_arch, syscall_number
 
 # What the launcher's child still has to do once the filter is loaded (hand over the listener, report a failure, start
@@ -26,10 +27,12 @@ REQUIRED_CALLS = ("sendmsg", "write", "close", "execve", "exit", "exit_group", "
 # What it does between waiting for a program and starting it, with the first two arguments where they matter: a filter
 # that allows all of it can be loaded before the wait, and then costs no execution anything (81 us, measured).
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAPBSET_DROP, _PR_SET_DUMPABLE = 24, 4
 STARTING_CALLS: tuple[tuple[str, tuple[int, int]], ...] = (
     ("recvmsg", (0, 0)), ("mmap", (0, 0)), ("dup2", (0, 0)), ("prlimit64", (0, 0)), ("setrlimit", (0, 0)),
     ("umask", (0, 0)), ("setgroups", (0, 0)), ("setresgid", (0, 0)), ("setresuid", (0, 0)),
-    ("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)), ("capset", (0, 0)), ("chdir", (0, 0)),
+    ("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)), ("prctl", (_PR_CAPBSET_DROP, 0)),
+    ("prctl", (_PR_SET_DUMPABLE, 0)), ("capset", (0, 0)), ("chdir", (0, 0)),
     ("close_range", (3, 0)), ("rt_sigprocmask", (0, 0)),
 )  # fmt: skip
 
@@ -77,7 +80,7 @@ def _compile(source: PolicySource, arch: int, version: tuple[int, int, int]) -> 
     _check_names(policy, version)
     _check_required(policy)
     blocks: dict[int, tuple[assemble.Instruction, ...]] = {}
-    program = assemble.splice(assemble.unpack(_export(policy, arch, blocks)), blocks)
+    program = by_ranges(assemble.splice(assemble.unpack(_export(policy, arch, blocks)), blocks), arch)
     notifies = any(i.code == assemble.RETURN and i.k == assemble.RET_USER_NOTIF for i in program)
     early = all(policy.decide(call, (*arguments, 0, 0, 0, 0)) == "allow" for call, arguments in STARTING_CALLS)
     return CompiledPolicy(

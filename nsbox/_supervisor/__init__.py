@@ -4,6 +4,10 @@ wire         the layout of messages, as native/wire.h has it
 start        starting the launcher, with its cgroups and ids
 channel      requests and answers over its socket
 supervisor   one per trio run: templates, sandboxes
+directory    where the sockets of supervisors are
+registry     what a supervisor tells other processes of its sandboxes
+census       asking all supervisors for theirs
+garbage      what dead applications left
 cell         a living sandbox, as the supervisor holds it
 image        the disk image of a sandbox that is not in memory
 pump         stdin, stdout and stderr, with their limits

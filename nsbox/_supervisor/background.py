@@ -25,11 +25,13 @@ def start_soon(function: Callable[..., Awaitable[object]], *args: object) -> tri
     scope = trio.CancelScope()
 
     async def task() -> None:
-        with scope:
-            try:
+        try:
+            with (
+                scope
+            ):  # inside: what is raised beside Cancelled comes out in a group, and is an Exception only out here
                 await function(*args)
-            except Exception:
-                log.exception("a task in the background failed: %r", function)
+        except Exception:
+            log.exception("a task in the background failed: %r", function)
 
     trio.lowlevel.spawn_system_task(task, name=f"nsbox {getattr(function, '__qualname__', function)}")
     return scope

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from nsbox._errors import NetworkError, SetupError
-from nsbox._plan import ExecutionPlan, TemplatePlan
+import trio
+
+from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.control import Control
+from nsbox._supervisor.sampling import Sampler
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
 
-_DESCRIPTORS = 4
+_DESCRIPTORS = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +31,8 @@ class Cell:
         channel: To the launcher.
         id: The launcher's name for it.
         plan: What it was made from.
+        kind: The launcher's name for that.
+        control: To PID 1; the same object for as long as the cell lives.
         pidfd: Of PID 1.
         root: Its root directory (O_PATH): names below it are its own.
         quota: The root of the file system that everything writable is in.
@@ -33,12 +41,20 @@ class Cell:
         on_lost: Called when that happens.
         number: Its cgroups are named after it: "s<number>" below each of the supervisor's base directories.
         refused_before: The sandbox's count of refused forks at the last look.
+        gone: Set with `lost`.
+        doomed: Why nsbox itself has ended PID 1, where it has.
         on_begin: Called when an execution is on its way, and its caller has to wait anyway.
+        samplers: Of the running executions, where they have to be sampled.
+        ended_cpu_seconds: CPU time of the executions that have ended.
+        read_bytes: From storage, by the executions that have ended.
+        written_bytes: To storage, the same.
     """
 
     channel: Channel
     id: int
     plan: TemplatePlan
+    control: Control
+    kind: int = 0
     pidfd: int = -1
     root: int = -1
     quota: int = -1
@@ -48,6 +64,17 @@ class Cell:
     number: int = 0
     refused_before: int = 0
     on_begin: Callable[[], object] | None = None
+    gone: trio.Event = field(default_factory=trio.Event)
+    doomed: NetworkError | None = None
+    samplers: list[Sampler] = field(default_factory=list)
+    ended_cpu_seconds: float = 0.0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its executions, where no cgroup counts it."""
+        return self.ended_cpu_seconds + sum(sampler.cpu_seen for sampler in self.samplers)
 
     def take(self, record: wire.Record, fds: list[int]) -> None:
         """What comes with the answer to CREATE and RESTART; the descriptors of before are closed.
@@ -57,13 +84,16 @@ class Cell:
         """
         self.close_descriptors()
         self.number = record.index
+        self.ended_cpu_seconds, self.read_bytes, self.written_bytes = 0.0, 0, 0
         if len(fds) != _DESCRIPTORS:
             for fd in fds:
                 os.close(fd)
             raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "of a sandbox")
-        self.pidfd, self.root, self.quota, self.source = fds
+        self.pidfd, self.root, self.quota, self.source, control = fds
+        self.control.take(control)
 
     def close_descriptors(self) -> None:
+        self.control.close()
         for fd in (self.pidfd, self.root, self.quota, self.source):
             if fd >= 0:
                 os.close(fd)
@@ -76,11 +106,14 @@ class Cell:
         found = os.fstatvfs(self.quota)
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
-    def lose(self) -> None:
-        """Its PID 1 has died: every process in it is dead."""
-        self.lost = NetworkError("the sandbox's PID 1 has died, and every process with it")
-        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART):
+    def lose(self, reason: NetworkError) -> None:
+        """Every process in it is dead: its PID 1 has died, or the launcher has."""
+        reason = self.doomed or reason
+        self.lost = reason
+        self.gone.set()
+        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART, wire.Down.CONNECT):
             self.channel.break_off(request, self.id, self.lost)
+        self.control.close(reason)
         if self.on_lost is not None:
             self.on_lost(self.lost)
 
@@ -126,6 +159,50 @@ class Cell:
         """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""
         self.take(*await self._do(wire.Down.RESTART, "new processes"))
 
+    async def revive(self) -> None:
+        """New processes and namespaces for one whose PID 1 died; the files are kept. Raises as `freeze`: it is as dead
+        as before then.
+        """
+        reason, self.lost = self.lost, None  # so that a second death, right behind the answer, is noticed
+        self.gone = trio.Event()
+        self.doomed = None
+        try:
+            record, fds = await self.channel.request(wire.Down.RESTART, self.id)
+            if record.type is wire.Up.FAILED:
+                raise self.failure(record, "new processes")
+            self.take(record, fds)
+            if self.lost is not None:
+                raise self.lost
+        except BaseException:
+            if not self.gone.is_set():  # as dead as before; else it has died anew, and says so
+                self.lost = reason
+                self.gone.set()
+            raise
+
+    def give_up(self, reason: NetworkError) -> None:
+        """End PID 1, and with it every process: it is of no use any more. `lose` follows, with this reason.
+
+        pid_namespaces(7): from an ancestor namespace, SIGKILL is not to be refused.
+        """
+        self.doomed = reason
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    async def connect(self) -> None:
+        """A new control channel. PID 1 takes it as soon as it runs: when it is stopped or suspended, after that.
+
+        Raises:
+            SetupError: The kernel refused, or PID 1 has not taken the last ones: some ten may wait for it (unix(7),
+                max_dgram_qlen).
+            NetworkError: The launcher or PID 1 died.
+        """
+        # PID 1 closes the old one when it takes the new one, which may be before the answer is here: that is no alarm
+        self.control.close(NetworkError("the control channel is replaced by a new one"))
+        _, fds = await self._do(wire.Down.CONNECT, "a control channel")
+        if len(fds) != 1:
+            raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "a control channel")
+        self.control.take(fds[0])
+
     async def destroy(self) -> None:
         """Kill every process and remove everything; also when it is dead already. Not cancelled.
 
@@ -145,10 +222,14 @@ class Cell:
             raise self.failure(record, subject)
         return record, fds
 
-    def failure(self, record: wire.Record, subject: str) -> SetupError | NetworkError:
+    def failure(self, record: wire.Record, subject: str) -> SandboxError:
         """A failed step as the exception that names it."""
         if record.stage is wire.Stage.DIED and self.lost is not None:
             return self.lost
+        if record.stage is wire.Stage.MOUNT and 0 <= record.index < len(self.plan.cell_operations):
+            unsupported = overlay_error(self.plan.cell_operations[record.index], record.error)
+            if unsupported is not None:
+                return unsupported
         return setup_error(record, describe(self.plan, record) or subject)
 
 

@@ -73,11 +73,15 @@ class Channel:
     Args:
         connection: To the launcher, not blocking.
         on_lost: Called with the id of a sandbox whose PID 1 died.
+        on_cooled: Called with the id of a kind of sandbox whose warm interpreter died.
     """
 
-    def __init__(self, connection: socket.socket, on_lost: Callable[[int], None]) -> None:
+    def __init__(
+        self, connection: socket.socket, on_lost: Callable[[int], None], on_cooled: Callable[[int], None]
+    ) -> None:
         self._socket = connection
         self._on_lost = on_lost
+        self._on_cooled = on_cooled
         self._sending = trio.Lock()
         self._answers: dict[tuple[int, int], Answer] = {}
         self._started: dict[int, Answer] = {}
@@ -105,7 +109,7 @@ class Channel:
 
     def _hand_out(self, record: wire.Record, fds: list[int]) -> None:
         if record.type is wire.Up.LOST:
-            self._on_lost(record.id)
+            (self._on_cooled if record.of == wire.Down.WARM else self._on_lost)(record.id)
             return
         if record.type is wire.Up.STARTED:
             answer = self._started.pop(record.id, None)
@@ -209,7 +213,7 @@ class Channel:
             return False
         self.expect(type, id, on_settled)
         with contextlib.suppress(NetworkError):  # who waits for an answer is told already
-            if self._try_to_send([wire.DOWN.pack(type, id, parent, 0, 0)], ()):
+            if self._try_to_send([wire.DOWN.pack(type, id, parent, wire.CREATE_AHEAD, 0)], ()):
                 return True
         self._answers.pop((type, id), None)
         return False

@@ -15,6 +15,7 @@ import trio
 
 from nsbox._cgroups import CounterSlot
 from nsbox._errors import NetworkError, SandboxError, SetupError, program_start_error
+from nsbox._outputs import CodeError, RichOutput
 from nsbox._plan import ExecutionPlan
 from nsbox._seccomp import abi_name, syscall_name
 from nsbox._supervisor import wire
@@ -49,6 +50,7 @@ class Order:
         cgroup_mode: As `CgroupTree.mode`.
         enforce_memory: Whether an excess of memory ends it.
         group: The supervisor's base directory in cgroup v2, or None.
+        warm: Whether a warm interpreter may run it.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
     """
 
@@ -67,6 +69,7 @@ class Order:
     enforce_memory: bool
     group: Path | None
     sampled: bool
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,22 @@ class Outcome:
     stderr: bytes
     suspended_seconds: float
     notes: Mapping[str, object] = field(default_factory=dict)
+    reported: Reported | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """What the program of a context says of a cell: it informs, and only of how the cell itself ended does it decide.
+
+    Attributes:
+        outputs: What was displayed.
+        error: What the cell has raised.
+        alive: Whether the context goes on.
+    """
+
+    outputs: Sequence[RichOutput]
+    error: CodeError | None
+    alive: bool
 
 
 async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
@@ -119,7 +138,8 @@ async def run_interactive(
     *,
     terminal: bool,
     close_stdio: Callable[[], None],
-    on_start: Callable[[int], None],
+    on_start: Callable[[int], None] | None,
+    on_sampler: Callable[[Sampler], object] = lambda _: None,
 ) -> Outcome:
     """Run a program whose input and output are its caller's business.
 
@@ -132,10 +152,12 @@ async def run_interactive(
         terminal: Whether its stdin is a terminal, which is to be the controlling one.
         close_stdio: Called once those are no longer needed here.
         on_start: Called with a pidfd of its own once the program runs. It is not called where it could not be started.
+        on_sampler: Called with what samples it, before it is started.
     """
     record, sampler = await _carry_out(
-        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal, on_start=on_start
-    )
+        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
+        on_start=on_start, on_sampler=on_sampler,
+    )  # fmt: skip
     return _outcome(cell, order, record, sampler, 0, b"", b"")
 
 
@@ -150,13 +172,15 @@ async def _carry_out(
     at_once: bool,
     terminal: bool = False,
     on_start: Callable[[int], None] | None = None,
+    on_sampler: Callable[[Sampler], object] = lambda _: None,
 ) -> tuple[wire.Record, Sampler]:
     """The way down and up, with `beside` running meanwhile: at once, or only if the program does not end at once."""
     sampler = Sampler(
         memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
         group=order.group, kill=killer.kill,
     )  # fmt: skip
-    flags = wire.EXEC_TERMINAL if terminal else 0
+    on_sampler(sampler)
+    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_WARM if order.warm else 0)
     start = _Start(on_start)
     try:
         if order.sampled or on_start is not None:
@@ -166,6 +190,7 @@ async def _carry_out(
         close_stdio()
         if order.sampled:
             beside.append(partial(start.sample, sampler))
+            cell.samplers.append(sampler)
         try:
             if not at_once and not order.sampled:
                 with trio.move_on_after(_SHORT_SECONDS):
@@ -179,18 +204,24 @@ async def _carry_out(
         record, _ = answer.take()
     finally:
         start.close()
+        if sampler in cell.samplers:
+            cell.samplers.remove(sampler)
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:
-        raise cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
+        raise cell.lost or cell.doomed or NetworkError("the sandbox's PID 1 has died, and every process with it")
     return record, sampler
 
 
 def _outcome(
     cell: Cell, order: Order, record: wire.Record, sampler: Sampler, dropped: int, stdout: bytes, stderr: bytes
 ) -> Outcome:
+    seen = observe(cell, order, record, dropped, sampler)
+    cell.ended_cpu_seconds += seen.cpu_seconds
+    cell.read_bytes += seen.read_bytes
+    cell.written_bytes += seen.written_bytes
     return Outcome(
-        observation=_observe(cell, order, record, dropped, sampler),
+        observation=seen,
         stdout=stdout,
         stderr=stderr,
         suspended_seconds=record.suspended_ns / 1e9,
@@ -347,10 +378,14 @@ def _start_failure(cell: Cell, order: Order, record: wire.Record) -> SandboxErro
         return program_start_error(os.fsdecode(order.plan.argv[0]), record.error)
     if record.stage is wire.Stage.DIRECTORY:
         return program_start_error(order.plan.directory, record.error, "the working directory")
+    if record.stage is wire.Stage.PROTOCOL and record.error == errno.ESRCH:  # it is dying, and will be heard of
+        return cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
     return cell.failure(record, "starting the program")
 
 
-def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler: Sampler) -> Observation:
+def observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler: Sampler) -> Observation:
+    """All facts about an execution, from its record and from what was seen here."""
+
     def count(slot: CounterSlot) -> int:
         value = record.counters[slot]
         return 0 if value == wire.UNKNOWN else value
@@ -376,7 +411,7 @@ def _observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sample
         read_bytes=record.read_bytes,
         written_bytes=record.written_bytes,
         max_rss_bytes=record.max_rss_bytes,
-        memory_limit_bytes=order.memory_bytes,
+        memory_limit_bytes=order.memory_bytes if order.enforce_memory else 0,
         cgroup_mode="none" if order.sampled else order.cgroup_mode,
         wall_limit_seconds=order.plan.wall_ns / 1e9,
         cpu_limit_seconds=order.cpu_seconds,

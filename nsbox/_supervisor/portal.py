@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 
 from nsbox._errors import InvalidStateError
+from nsbox._store import close_writers
 from nsbox._supervisor.supervisor import stop_current
 
 P = ParamSpec("P")
@@ -154,3 +155,4 @@ def shutdown() -> None:
         portal, _portal = _portal, None
     if portal is not None:
         portal.close()
+    close_writers()

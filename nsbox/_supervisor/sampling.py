@@ -33,6 +33,9 @@ class Sampler:
         peak_memory_bytes: The most that was seen.
         peak_processes: The most that was seen.
         cpu_seen: CPU time in seconds, the most that was seen.
+        memory_now: As it was at the last look.
+        pids: The processes of the last look.
+        first: The process that the launcher knows.
     """
 
     memory_bytes: int | None
@@ -42,6 +45,9 @@ class Sampler:
     peak_memory_bytes: int = 0
     peak_processes: int = 0
     cpu_seen: float = 0.0
+    memory_now: int = 0
+    pids: tuple[int, ...] = ()
+    first: int = 0
 
     async def run(self, pidfd: int) -> None:
         """Look until cancelled, or until it has ended.
@@ -53,6 +59,7 @@ class Sampler:
         if pid <= 0:  # it has ended
             return
         try:
+            self.first = pid
             first = psutil.Process(pid)
             procs = None if self.group is None else _procs_file(pid, self.group)
             while True:
@@ -62,6 +69,15 @@ class Sampler:
                 await trio.sleep(_INTERVAL)
         except (psutil.NoSuchProcess, FileNotFoundError):
             return
+
+    def find_programs(self) -> list[int]:
+        """Of the processes of the last look, those that are the program's: not the init that was put above them."""
+        found = []
+        for pid in self.pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(pid).ppid() != self.first:
+                    found.append(pid)
+        return found
 
     def _look(self, where: psutil.Process | Path) -> KillReason | None:
         """Measure. What the execution has exceeded, if anything."""
@@ -81,6 +97,8 @@ class Sampler:
                 continue  # it has just ended
             cpu += times.user + times.system + times.children_user + times.children_system
             count += 1
+        self.memory_now = memory
+        self.pids = tuple(process.pid for process in processes)
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         self.peak_processes = max(self.peak_processes, count)
         self.cpu_seen = max(self.cpu_seen, cpu)

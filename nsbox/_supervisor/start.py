@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbox._cgroups import CgroupTree, collect_garbage, make_tree
+from nsbox._cgroups import CgroupTree, make_tree
 from nsbox._errors import NetworkError, SetupError, UnsupportedHostError
 from nsbox._plan.identity import RANGE_SIZE, ROOT_MAP, SINGLE_MAP, SUBUID_MAP, IdMap
 from nsbox._supervisor import wire
+from nsbox._supervisor.garbage import collect
+from nsbox._supervisor.registry import Registry
 
 _BINARY = Path(__file__).parent.parent / "_bin" / "nsbox-launcher"
 _STATE_DIRECTORY = Path("/run/nsbox")
@@ -34,12 +36,14 @@ class Launcher:
         pidfd: Of it, readable once it has ended.
         tree: The cgroups that it works in.
         ids: The ids that it hands out.
+        registry: What tells other processes of its sandboxes.
     """
 
     socket: socket.socket
     pidfd: int
     tree: CgroupTree
     ids: IdMap
+    registry: Registry
 
     def wait_ended(self) -> None:
         """Reap it, after `pidfd` has become readable."""
@@ -60,7 +64,7 @@ def start_launcher() -> Launcher:
             missing=("nsbox-launcher",),
             remedies=("pip install nsbox, on a machine with a C compiler, or from a wheel",),
         )
-    collect_garbage()
+    collect()
     tree = make_tree()
     try:
         return _start(tree)
@@ -77,6 +81,8 @@ def _start(tree: CgroupTree) -> Launcher:
         stack.callback(theirs.close)
         failed = stack.enter_context(contextlib.ExitStack())
         failed.callback(ours.close)
+        registry = Registry(tree)
+        failed.callback(registry.close)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         ours.settimeout(_START_SECONDS)
@@ -95,13 +101,13 @@ def _start(tree: CgroupTree) -> Launcher:
         finally:
             first.wait()
         ids = ROOT_MAP if as_root else _map_user(pid_of(pidfd))
-        _send_setup(ours, tree, ids)
+        _send_setup(ours, tree, ids, registry)
         record, _ = receive(ours)
         if record.type is not wire.Up.DONE:
             raise setup_error(record, "the launcher's own namespaces and mounts")
         ours.setblocking(False)
         failed.pop_all()
-        return Launcher(socket=ours, pidfd=pidfd, tree=tree, ids=ids)
+        return Launcher(socket=ours, pidfd=pidfd, tree=tree, ids=ids, registry=registry)
 
 
 def receive(connection: socket.socket) -> tuple[wire.Record, list[int]]:
@@ -149,14 +155,17 @@ def _receive_hello(connection: socket.socket) -> int:
     return fds[0]
 
 
-def _send_setup(connection: socket.socket, tree: CgroupTree, ids: IdMap) -> None:
-    payload = wire.encode_setup(tree, ids)
+def _send_setup(connection: socket.socket, tree: CgroupTree, ids: IdMap, registry: Registry) -> None:
+    payload = wire.encode_setup(tree, ids, registry.name)
     with contextlib.ExitStack() as stack:
         fds: list[int] = []
         for hierarchy, base in zip(tree.hierarchies, tree.dirfds, strict=True):
             parent = os.open(hierarchy.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, parent)
             fds += (base, parent)
+        if registry.directory is not None:
+            fds.append(os.open(registry.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[-1])
         if ids.ranges:
             lock = _open_range_locks()
             stack.callback(os.close, lock)

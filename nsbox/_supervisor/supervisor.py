@@ -16,13 +16,19 @@ from nsbox._host import HostFacts, missing_capabilities, probe_host
 from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
+from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
+from nsbox._supervisor.control import Control, ControlWatcher
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
+from nsbox._supervisor.warmth import Interpreters
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
 _END_SECONDS = 5.0
+_INIT_DIED = "the sandbox's PID 1 has died, and every process with it"
+_LAUNCHER_DIED = "the launcher has died, and with it every process and every file of its sandboxes"
+_STOPPED = "the supervisor has ended, and every sandbox with it"
 
 _current: trio.lowlevel.RunVar[Supervisor | None] = trio.lowlevel.RunVar("nsbox supervisor", None)
 _starting: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("nsbox supervisor starting")
@@ -87,10 +93,20 @@ class Supervisor:
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
         self._facts: HostFacts | None = None
-        self.channel = Channel(launcher.socket, self._lose)
+        self._controls = ControlWatcher()
+        self.channel = Channel(launcher.socket, self._lose, self._cool)
+        self.interpreters = Interpreters(self.channel)
+        self.stopping = False
+        """Whether it ends because it is to, by `stop` or with the trio run, and not because the launcher died."""
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+        self.registry = launcher.registry
+
+    @property
+    def launcher_pidfd(self) -> int:
+        """Of the launcher, in whose user namespace every id of a sandbox is somebody."""
+        return self._launcher.pidfd
 
     async def require(self, capabilities: Sequence[str]) -> None:
         """Check that this host has what a configuration insists on.
@@ -111,10 +127,18 @@ class Supervisor:
 
     async def serve(self) -> None:
         """The supervisor's one task."""
+        launcher_ended = False
+        answering = start_soon(self.registry.serve)
         try:
             with self._serving:
-                await self.channel.read()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._controls.run)
+                    await self.channel.read()
+                    launcher_ended = True
+                    nursery.cancel_scope.cancel()
         finally:
+            self.stopping = not launcher_ended
+            answering.cancel()
             with trio.CancelScope(shield=True):
                 await self._end()
 
@@ -125,9 +149,13 @@ class Supervisor:
 
     async def _end(self) -> None:
         self.channel.close()
+        ended = _STOPPED if self.stopping else _LAUNCHER_DIED
+        self.registry.close()
         for cell in tuple(self._cells.values()):
-            self._lose(cell.id)
+            if cell.lost is None:
+                cell.lose(NetworkError(ended))
             cell.close_descriptors()  # who has not terminated his sandbox by now has no event loop to do it in
+        self._controls.close()
         with trio.move_on_after(_END_SECONDS):
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
         self._launcher.wait_ended()
@@ -136,9 +164,13 @@ class Supervisor:
             await trio.to_thread.run_sync(self.tree.remove)
         self._ended.set()
 
+    def _cool(self, kind: int) -> None:
+        self.interpreters.forget(kind)
+
     def _lose(self, id: int) -> None:
-        if cell := self._cells.pop(id, None):
-            cell.lose()
+        cell = self._cells.get(id)
+        if cell is not None and cell.lost is None:
+            cell.lose(NetworkError(_INIT_DIED))
 
     async def create(self, config: SandboxConfig) -> Cell:
         """A new sandbox.
@@ -156,11 +188,15 @@ class Supervisor:
                 return await self._create(kind, plan)
         return await self._create(*await self._shared_kind(config))
 
+    def _new_cell(self, kind: int, plan: TemplatePlan) -> Cell:
+        control = Control(self._controls)
+        return Cell(channel=self.channel, id=self.next_number(), plan=plan, kind=kind, control=control)
+
     async def _create(self, kind: int, plan: TemplatePlan) -> Cell:
         ahead = self._take_ahead(kind)
         if ahead is not None:
             return ahead
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = self._new_cell(kind, plan)
         self._cells[cell.id] = cell
         try:
             record, fds = await self.channel.request(wire.Down.CREATE, cell.id, parent=kind)
@@ -192,7 +228,7 @@ class Supervisor:
     def _make_ahead(self, kind: int, plan: TemplatePlan) -> None:
         if kind in self._ahead or kind not in self._kept:
             return
-        cell = Cell(channel=self.channel, id=self.next_number(), plan=plan)
+        cell = self._new_cell(kind, plan)
         self._ahead[kind] = cell
         self._cells[cell.id] = cell
 
@@ -224,7 +260,7 @@ class Supervisor:
             return None
         del self._ahead[kind]
         if cell.lost is not None:
-            cell.close_descriptors()
+            trio.lowlevel.spawn_system_task(self.destroy, cell)
             return None
         self._make_ahead_during_executions(cell, kind)
         return cell
@@ -236,7 +272,7 @@ class Supervisor:
             NetworkError: The launcher has died; what it left is gone with it.
         """
         self._cells.pop(cell.id, None)
-        if cell.lost is not None:
+        if self.channel.broken:
             cell.close_descriptors()
             return
         with contextlib.suppress(NetworkError):
@@ -255,6 +291,7 @@ class Supervisor:
                 while len(self._kinds) > _KINDS_KEPT:
                     _, (oldest, _) = self._kinds.popitem(last=False)
                     self._kept.discard(oldest)
+                    self.interpreters.forget(oldest)
                     if (unused := self._ahead.pop(oldest, None)) and unused.pidfd >= 0:
                         await self.destroy(unused)
                     await self.channel.send(wire.Down.FORGET, oldest)
@@ -297,5 +334,6 @@ def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
     return (
         config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
-        config.enforcement.enforce_memory_limits,
+        config.enforcement.enforce_memory_limits, config.writable_root, config.warm, config.preload,
+        config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

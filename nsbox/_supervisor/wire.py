@@ -13,8 +13,10 @@ from nsbox._plan import ExecutionPlan, IdMap, Operation, TemplatePlan
 
 VERSION: Final = 1
 INLINE_PAYLOAD: Final = 96 * 1024
+CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
+EXEC_WARM: Final = 4
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
 UNKNOWN: Final = 2**64 - 1  # a counter that this host does not have
 
@@ -32,6 +34,12 @@ class Down(IntEnum):
     FREEZE = 8
     THAW = 9
     RESTART = 10
+    CONNECT = 11
+    WARM = 20
+    COOL = 21
+    TURN = 30
+    TURN_END = 31
+    INTERRUPT = 32
 
 
 class Up(IntEnum):
@@ -70,6 +78,8 @@ class Stage(IntEnum):
     EXEC = 19
     FREEZE = 20
     DIED = 21
+    CONNECT = 22
+    WARM = 30
 
     @property
     def label(self) -> str:
@@ -81,7 +91,7 @@ DOWN = struct.Struct("=IIIIQ")
 UP = struct.Struct("=IIIIii IiIi 6Q 7Q 16Q")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three of them an execution, each of which would take twice as long to make
 class Record:
     """What the launcher said, `struct up`."""
 
@@ -169,8 +179,8 @@ class Payload:
         return b"".join(self._parts)
 
 
-def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
-    """The payload of `Down.SETUP`: ids, hierarchies, counters."""
+def encode_setup(tree: CgroupTree, ids: IdMap, socket_name: str) -> bytes:
+    """The payload of `Down.SETUP`: ids, hierarchies, counters, the socket to remove at the end ("": none)."""
     payload = Payload()
     for value in (ids.inside, ids.outside, ids.count, ids.ranges):
         payload.u32(value)
@@ -188,6 +198,7 @@ def encode_setup(tree: CgroupTree, ids: IdMap) -> bytes:
         payload.u32(counter.level is Level.EXECUTION)
         payload.text(counter.file)
         payload.text(counter.key)
+    payload.text(socket_name)
     return payload.join()
 
 
@@ -199,6 +210,7 @@ def encode_template(plan: TemplatePlan) -> bytes:
     payload.u32(plan.spares)
     payload.u32(plan.policy.notifies)
     payload.u32(plan.policy.loads_early)
+    payload.u64(plan.capabilities)
     payload.text(plan.hostname)
     payload.raw(plan.policy.bpf)
     payload.writes(plan.sandbox_writes)
@@ -226,6 +238,7 @@ def encode_execution(plan: ExecutionPlan) -> bytes:
         payload.u32(number)
         payload.u64(soft)
         payload.u64(hard)
+    payload.u64(plan.capabilities)
     payload.text(plan.directory)
     payload.text(plan.search)
     payload.texts(plan.argv)

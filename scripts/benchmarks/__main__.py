@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from nsbox import AsyncSandbox
+from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.languages import header, known
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
+from scripts.benchmarks.metrics import metrics
 from scripts.benchmarks.peers import missing_peer
 from scripts.benchmarks.scale import scale
 from scripts.benchmarks.stream import stream
@@ -27,8 +29,10 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "deadline": deadline,
     "stream": stream,
     "scale": scale,
+    "metrics": metrics,
     "known": known,
     "header": header,
+    "context": context,
 }
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ from watching import Bell, parts_of_nsbox, programs, until
 import nsbox
 from nsbox import SandboxStatus
 from nsbox._blocking import shutdown
+
+STAYS = nsbox.RecoveryPolicy(auto_recover=False)
+"""What is lost stays lost, for a test to look at; tests/integration/test_recovery.py has the rest."""
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
@@ -41,6 +45,19 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def all_reaped(pids: list[int]) -> bool:
+    """Whether the launcher knows that they have ended: else it may still take one for a sandbox that is ready."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def pid_namespace(pid: int) -> str:
+    """Which one a process is in; "" for one that has ended (namespaces(7))."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def bases() -> list[str]:
@@ -103,7 +120,7 @@ def test_the_launcher_s_death_is_told_and_the_next_use_starts_another(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor
 ) -> None:
     """NetworkError for what was running, sandboxes in ERROR, programs dead; terminate works, new sandboxes too."""
-    first, second = nsbox.Sandbox.create(mounts=[bell.mount], timeout=20), nsbox.Sandbox.create()
+    first, second = (nsbox.Sandbox.create(mounts=mounted, timeout=20, recovery=STAYS) for mounted in ([bell.mount], []))
     running = pool.submit(first.shell, "setsid sleep 60 & echo > /bell/ring; sleep 60")
     bell.wait()
     launcher = parts_of_nsbox()[0]
@@ -124,7 +141,7 @@ def test_the_launcher_s_death_is_told_and_the_next_use_starts_another(
 
 def test_a_sandbox_in_error_is_as_new_after_reset() -> None:
     """Same id, usable again, also when the launcher itself had died."""
-    with nsbox.Sandbox(timeout=20) as sandbox:
+    with nsbox.Sandbox(timeout=20, recovery=STAYS) as sandbox:
         before = sandbox.id
         for _ in range(2):
             sandbox.shell("touch kept")
@@ -151,7 +168,7 @@ def test_the_death_of_pid_1_is_the_sandbox_s(
     bell: Bell, pool: concurrent.futures.ThreadPoolExecutor, number: signal.Signals
 ) -> None:
     """NetworkError for what was running, ERROR, terminate works, others live on. A stopped one does no harm."""
-    with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox, nsbox.Sandbox() as other:
+    with nsbox.Sandbox(mounts=[bell.mount], timeout=20, recovery=STAYS) as sandbox, nsbox.Sandbox() as other:
         command = "setsid sleep 60 & echo > /bell/ring; read line < /bell/go"
         running = pool.submit(sandbox.shell, command)
         bell.wait()
@@ -174,7 +191,7 @@ def test_the_death_of_pid_1_is_the_sandbox_s(
 def test_the_death_of_an_idle_sandbox_s_pid_1_is_noticed() -> None:
     """Without any execution to tell; and a suspended one goes the same way."""
     for suspended in (False, True):
-        with nsbox.Sandbox() as sandbox:
+        with nsbox.Sandbox(recovery=STAYS) as sandbox:
             before = set(parts_of_nsbox())
             assert sandbox.shell("sleep 0").ok
             if suspended:
@@ -183,8 +200,32 @@ def test_the_death_of_an_idle_sandbox_s_pid_1_is_noticed() -> None:
                 with contextlib.suppress(ProcessLookupError):  # a process of one that was killed
                     os.kill(pid, signal.SIGKILL)
             until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")
+            until(partial(all_reaped, sorted(before)[1:]), "the launcher knows of the spares, too")
             sandbox.reset()
             assert sandbox.shell("echo usable").stdout == "usable\n"
+
+
+def test_sandboxes_made_ahead_that_die_before_they_are_wanted_are_nobody_s_loss(
+    bell: Bell, pool: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    """The next sandbox is asked for while a program runs, and told of when that ends: by then it may be dead."""
+    with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as sandbox:
+        for _ in range(3):
+            running = pool.submit(sandbox.shell, "echo > /bell/ring; read line < /bell/go; echo done")
+            bell.wait()
+            own = {pid_namespace(pid) for pid in programs()}
+            assert len(own) == 1
+            others = [pid for pid in parts_of_nsbox()[1:] if pid_namespace(pid) not in own]
+            assert others
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):  # a process of one that was killed
+                    os.kill(pid, signal.SIGKILL)
+            until(partial(all_reaped, others), "the launcher knows")
+            bell.go()
+            assert running.result(20).stdout == "done\n"
+            for _ in range(4):
+                with nsbox.Sandbox(mounts=[bell.mount], timeout=20) as other:
+                    assert other.shell("echo usable").stdout == "usable\n"
 
 
 def test_signals_from_a_terminal_reach_neither_the_launcher_nor_a_program(

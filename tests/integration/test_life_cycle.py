@@ -1,12 +1,15 @@
 """The states of a sandbox, as its own calls go through them."""
 
 import concurrent.futures
+import contextlib
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import Bell, programs, until
+from watching import Bell, parts_of_nsbox, programs, until
 
 import nsbox
 from nsbox import SandboxStatus, Verdict
@@ -148,6 +151,30 @@ def test_restart_keeps_files_and_makes_new_processes() -> None:
         assert sandbox.execute("print(open('/tmp/f').read(4))").stdout == "kept\n"
 
 
+def mount_namespaces() -> set[str]:
+    """Those that processes of nsbox are in or hold a descriptor of, as readlink(2) shows them (namespaces(7))."""
+    found = set()
+    for pid in parts_of_nsbox():
+        for link in (*Path(f"/proc/{pid}/fd").glob("*"), Path(f"/proc/{pid}/ns/mnt")):
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(link))
+    return {one for one in found if one.startswith("mnt:")}
+
+
+@pytest.mark.lane_unified
+def test_the_mounts_of_sandboxes_that_are_gone_go_too() -> None:
+    """Also where no further sandbox is made, with whose start they would go; and of many at once."""
+    sandboxes = [nsbox.Sandbox(disk_mb=1) for _ in range(20)]
+    for sandbox in sandboxes:
+        sandbox.start()
+    theirs = {sandbox.run(["readlink", "/proc/self/ns/mnt"]).stdout.strip() for sandbox in sandboxes}
+    assert len(theirs) == len(sandboxes)
+    assert theirs <= mount_namespaces()
+    for sandbox in sandboxes:
+        sandbox.terminate()
+    until(lambda: not theirs & mount_namespaces(), "the namespaces are nobody's any more")
+
+
 def test_reset_is_as_new() -> None:
     """Same id, no file of before, the whole quota again."""
     with nsbox.Sandbox(timeout=20, disk_mb=8) as sandbox:
@@ -224,3 +251,31 @@ def test_two_sandboxes_share_nothing_writable() -> None:
         assert second.shell(look).stdout == "0\n0\n"
         maps = [sandbox.shell("cat /proc/self/uid_map").stdout.split() for sandbox in (first, second)]
         assert abs(int(maps[0][1]) - int(maps[1][1])) >= int(maps[0][2])
+
+
+def test_nothing_new_begins_while_executions_are_stopped() -> None:
+    """Threads that go on starting programs do not keep a restart from its end; they are refused, or cancelled."""
+    outcomes: set[str] = set()
+    over = threading.Event()
+
+    def keep_starting(sandbox: nsbox.Sandbox) -> None:
+        while not over.is_set():
+            try:
+                outcomes.add(sandbox.run(["sleep", "30"]).verdict.value)
+            except nsbox.InvalidStateError:
+                outcomes.add("refused")
+
+    with nsbox.Sandbox() as sandbox:
+        threads = [threading.Thread(target=keep_starting, args=(sandbox,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(10):
+            sandbox.restart()
+        over.set()
+        sandbox.suspend(stop_executions=True)
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        sandbox.resume()
+        assert sandbox.run(["true"]).ok
+    assert "cancelled" in outcomes

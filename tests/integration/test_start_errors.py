@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import nsbox
-from nsbox import DiskAllocation, MemoryAllocation, Mount, NetworkAllocation, ResourceAllocation, SandboxStatus, Verdict
+from nsbox import DiskAllocation, Mount, NetworkAllocation, ResourceAllocation, SandboxStatus, Verdict
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
@@ -142,10 +142,6 @@ def test_what_is_refused_is_refused_before_anything_starts(fields: dict[str, Any
     [
         {"network": True},
         {"resources": ResourceAllocation(network=NetworkAllocation(access="egress"))},
-        {"resources": ResourceAllocation(memory=MemoryAllocation(oom_kill_disable=True))},
-        {"writable_root": True},
-        {"preload": ["json"]},
-        {"store": Path("/tmp/store.sqlite")},
     ],
     ids=str,
 )

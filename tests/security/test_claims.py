@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-IDS = re.compile(r"^((?:[SKFNIRLGX]\d\d(?:, )?)+): ")
+IDS = re.compile(r"^((?:[SKFHNIRLGXP]\d\d(?:, )?)+): ")
 
 
 def every_test() -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from forked import in_child
 from probing import inside, outside
-from watching import Bell, parts_of_nsbox, programs
+from watching import Bell, parts_of_nsbox, programs, until
 
 import nsbox
 from nsbox._blocking import shutdown
@@ -115,19 +115,20 @@ print(len(hits), sorted(programs))
 """
 
 
-def test_a_program_cannot_look_into_a_process_on_its_way_into_the_sandbox(tmp_path: Path) -> None:
+@pytest.mark.parametrize("user", [None, "root"])
+def test_a_program_cannot_look_into_a_process_on_its_way_into_the_sandbox(tmp_path: Path, user: str | None) -> None:
     """S03: while others are started, /proc never gives a watcher a process of nsbox's; it gives his own programs, and
-    those of other executions where no Landlock keeps them apart.
+    those of other executions where no Landlock keeps them apart. Nor to root inside, while processes become him.
     """
     bell = Bell(tmp_path)
     results: list[nsbox.ExecutionResult] = []
     try:
-        with nsbox.Sandbox(mounts=[bell.mount]) as sandbox:
-            watcher = threading.Thread(target=lambda: results.append(sandbox.execute(WATCH)))
+        with nsbox.Sandbox(mounts=[bell.mount], writable_root=user == "root") as sandbox:
+            watcher = threading.Thread(target=lambda: results.append(sandbox.execute(WATCH, user=user)))
             watcher.start()
             bell.wait()
             for _ in range(30):
-                assert sandbox.run(["/bin/sleep", "0.01"]).ok
+                assert sandbox.run(["/bin/sleep", "0.01"], user=user).ok
             bell.go()
             watcher.join()
     finally:
@@ -327,7 +328,7 @@ def execute(sandbox: nsbox.Sandbox) -> str:
     return f"{result.verdict} {result.stdout}"
 
 
-def without(name: str | None) -> set[str]:
+def without(name: str | None, *, writable_root: bool = False) -> set[str]:
     """Run a program with one system call answered ENOSYS, as an old kernel or another sandbox would."""
     if name is not None:
         import pyseccomp  # noqa: PLC0415  # loads libseccomp
@@ -336,7 +337,7 @@ def without(name: str | None) -> set[str]:
         filter_.add_rule(pyseccomp.ERRNO(38), name)
         filter_.load()
     try:
-        with nsbox.Sandbox() as sandbox:
+        with nsbox.Sandbox(writable_root=writable_root) as sandbox:
             return {execute(sandbox) for _ in range(8)}  # who is first, the order or the failure, is a race
     except nsbox.SandboxError as exc:
         return {type(exc).__name__}
@@ -348,6 +349,16 @@ def without(name: str | None) -> set[str]:
 def test_a_step_that_the_kernel_refuses_stops_the_program(name: str) -> None:
     """S14: with any call of the set-up refused no program runs, and the error is nsbox's or the host's."""
     assert in_child(lambda: without(name)) <= {"SetupError", "NetworkError", "UnsupportedHostError"}
+
+
+@pytest.mark.parametrize(
+    "name", ["mount_setattr", "fsopen", "sendfile", "capget", "capset", "setresuid", "prctl", "kill"]
+)
+def test_a_step_of_a_writable_root_that_the_kernel_refuses_stops_it(name: str) -> None:
+    """S14: the same for what only such a one takes: overlays, copies, another id for PID 1; else it runs."""
+    allowed = {"SetupError", "NetworkError", "UnsupportedHostError"}
+    assert in_child(lambda: without(name, writable_root=True)) <= allowed
+    assert in_child(lambda: without(None, writable_root=True)) == {"ok ran\n"}
 
 
 def test_a_caller_without_its_capabilities_gets_an_error() -> None:
@@ -398,3 +409,41 @@ def test_mounts_pass_neither_from_a_sandbox_to_the_host_nor_back(tmp_path: Path)
         return unchanged, outside_now, seen
 
     assert in_child(try_both) == (True, "of the host", "")
+
+
+PLANTED = """
+import os, sys
+try:
+    with open('/opt/shared/told', 'a') as file:
+        file.write(f'{os.getuid()} ')
+except OSError:
+    pass
+"""
+
+
+def test_what_programs_have_written_is_imported_by_no_warm_interpreter(tmp_path: Path) -> None:
+    """S22: a `sitecustomize` that a program leaves in a mount is run by later programs, never before they are confined:
+    not where the mount is writable, nor where another sandbox has it read-only.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for path in (tmp_path, shared):
+        path.chmod(0o777)
+    environment = {"PYTHONPATH": "/opt/shared"}
+    with nsbox.Sandbox(
+        environment=environment, mounts=[nsbox.Mount(source=shared, target="/opt/shared", read_only=False)]
+    ) as sandbox:
+        plant = f"import os; os.umask(0); open('/opt/shared/sitecustomize.py', 'w').write({PLANTED!r})"
+        assert sandbox.execute(plant).ok
+        for _ in range(4):
+            assert sandbox.execute("pass").ok
+        assert sandbox.isolation["interpreter"] == "cold"
+        assert set((shared / "told").read_text().split()) == {"1000"}
+    mounts = [nsbox.Mount(source=shared, target="/opt/shared")]
+    imported = "import sys; print('sitecustomize' in sys.modules)"
+    with nsbox.Sandbox(environment=environment, mounts=mounts) as sandbox:
+        assert sandbox.execute(imported).stdout == "True\n"
+        assert sandbox.execute(imported).ok
+        until(lambda: sandbox.isolation["interpreter"] == "warm", "the interpreter is warm", 30)
+        assert sandbox.execute(imported).stdout == "False\n"
+    assert set((shared / "told").read_text().split()) == {"1000"}

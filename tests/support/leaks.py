@@ -16,7 +16,14 @@ from pathlib import Path
 import needs
 
 STATE = Path("/run/nsbox")
-PERMANENT = (STATE, STATE / "uid-ranges")
+SOCKETS = (
+    STATE / "supervisors",
+    Path(f"/run/user/{os.getuid()}/nsbox"),
+    Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "nsbox",
+    Path(f"/tmp/nsbox-{os.getuid()}"),
+)
+"""Where supervisors of one user have their sockets: there while one of them, not only ours, lives."""
+PERMANENT = (STATE, STATE / "uid-ranges", *SOCKETS)
 """The register of uid ranges, which all supervisors of a host share, stays."""
 DIRECTORIES = ("/run", f"/run/user/{os.getuid()}", "/var/tmp", "/dev/shm", tempfile.gettempdir())
 
@@ -94,7 +101,9 @@ def cgroup_directories(ours: set[int]) -> Counter[str]:
 def files(ours: set[int]) -> Counter[str]:
     """Files and directories named nsbox-* where programs put what is temporary."""
     entries = [path for directory in dict.fromkeys(DIRECTORIES) for path in Path(directory).glob("nsbox*")]
-    entries += STATE.glob("*")
+    entries += [
+        path for directory in (STATE, *SOCKETS) if os.access(directory, os.R_OK) for path in directory.glob("*")
+    ]
     return Counter(f"file: {path}" for path in entries if path not in PERMANENT and not is_foreign(path.name, ours))
 
 

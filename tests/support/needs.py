@@ -3,6 +3,7 @@
 Each need has one probe, which returns why it is missing, or None. Probes look, and change nothing.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -101,6 +102,11 @@ def loop() -> str | None:
     return None if shutil.which("mkfs.ext4", path=path) else "mkfs.ext4 is not installed (package e2fsprogs)"
 
 
+def plot() -> str | None:
+    """Pictures can be drawn."""
+    return None if importlib.util.find_spec("matplotlib") is not None else "matplotlib is not installed (nsbox[plot])"
+
+
 PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_root": cache(root),
     "needs_rootless": cache(rootless),
@@ -109,11 +115,12 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_cgroups": cache(cgroups),
     "needs_delegation": cache(delegation),
     "needs_loop": cache(loop),
+    "needs_plot": cache(plot),
 }
 
 LANES: Mapping[str, frozenset[str]] = {
-    "hybrid-root": frozenset({"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop"}),
-    "unified-root": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
+    "hybrid-root": frozenset({"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop", "needs_plot"}),
+    "unified-root": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop", "needs_plot"}),
     "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
     "rootless": frozenset({"needs_rootless"}),
     "rootless-delegated": frozenset({"needs_rootless", "needs_delegation"}),

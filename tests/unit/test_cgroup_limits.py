@@ -226,13 +226,23 @@ def test_without_cgroups_the_defaults_pass_and_what_has_no_stand_in_is_refused()
     assert caught.value.remedies == ("delegate something", "delegate something")
 
 
-def test_oom_kill_disable_is_written_on_v1_and_refused_on_v2() -> None:
-    """v2 has no way yet to hold processes at their limit; without the option both write the limit."""
+def test_oom_kill_disable_holds_at_the_limit_on_v1_and_slows_down_there_on_v2() -> None:
+    """v2 has no switch: its limit is memory.high, and memory.max some way above. Without them it is refused."""
     resources = ResourceAllocation(memory=MemoryAllocation(oom_kill_disable=True))
     assert ("memory", "memory.oom_control", "1") in lines(hybrid(), resources)
     assert ("memory", "memory.oom_control", "1") not in lines(hybrid(), ResourceAllocation())
+    own = execution_writes(hybrid(), resources, memory_bytes=32 * MIB)
+    assert ("memory.oom_control", "0") in [(write.file, write.value) for write in own]  # a limit of its own kills
+    tree = unified(files=V2_FILES | {"memory.high"})
+    names = [name for name, file, _ in lines(tree, resources) if file == "memory.high"]
+    assert len(names) == 1
+    assert (names[0], "memory.high", str(512 * MIB)) in lines(tree, resources)
+    assert (names[0], "memory.max", str((512 + 51) * MIB + 209715)) in lines(tree, resources)
+    small = ResourceAllocation(memory=MemoryAllocation(limit_mb=64, oom_kill_disable=True))
+    assert (names[0], "memory.max", str(80 * MIB)) in lines(tree, small)
+    assert "memory.high" not in [file for _, file, _ in lines(tree, ResourceAllocation())]
     with pytest.raises(UnsupportedHostError) as caught:
-        lines(unified(), resources)
+        lines(unified(files=V2_FILES - {"memory.high"}), resources)
     assert caught.value.missing == ("oom_suspend",)
 
 

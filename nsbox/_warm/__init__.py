@@ -1,0 +1,6 @@
+"""Warm interpreters: Python that has started, and imported, before any program is there to run.
+
+::
+
+    zygote    what runs in the interpreter itself; its text goes there by -c
+"""

@@ -1,0 +1,219 @@
+"""Runs in a warm interpreter, as `python3 -c`: imports what it is told to, and then only forks.
+
+Nothing of nsbox can be imported here, and what this leaves in the interpreter is there in every program: so it imports
+inside of functions, and cleans up after itself. The launcher's requests come in on descriptor 3, native/warm.h;
+descriptor 4 is the library that understands them, native/interpreter. argv: where modules to import may be found beside
+the interpreter's own, as in PYTHONPATH, and their names.
+
+A program must not be able to tell that it was not started by `python3 main.py`, but for what docs/languages.md names:
+the hash seed and the addresses are the interpreter's, and there is a frame below its first one.
+"""
+
+TYPE_CHECKING = False  # as typing has it, which would have to be imported
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def preload(path: str, names: list[str]) -> None:
+    """Import the modules; ends the process, having said why, where one cannot be."""
+    import importlib
+    import os
+    import sys
+
+    before = sys.path[:]
+    sys.path[:0] = [entry for entry in path.split(os.pathsep) if entry]
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as exc:  # noqa: BLE001  # SystemExit, too: it is the module that fails
+            sys.stderr.write(f"preload={name!r} cannot be imported: {type(exc).__name__}: {exc}\n")
+            os._exit(2)
+        threads = len(os.listdir("/proc/self/task"))
+        if threads > 1:
+            why = "a process with threads cannot be forked"
+            sys.stderr.write(f"preload={name!r} starts {threads - 1} thread(s), and {why}\n")
+            os._exit(2)
+    sys.path[:] = before  # the program has its own
+
+
+def rehearse() -> None:
+    """Do what every program does: pages that are written to are then this process' own already, not copied later."""
+    import io
+
+    with open("/dev/null", "wb", buffering=0) as nowhere:
+        text = io.TextIOWrapper(nowhere, encoding="utf-8", newline="\n", write_through=True)
+        source = "import sys\ndef f(x):\n    return [x + 1, str(x)]\nprint(f(1), file=out)\n"
+        exec(compile(source, "main.py", "exec"), {"out": text})
+        text.detach()
+
+
+def stand_in() -> None:
+    """Make new what an interpreter makes at its start: the standard streams, and an empty `__main__`."""
+    import builtins
+    import io
+    import sys
+    import types
+
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):  # as create_stdio() in Python/pylifecycle.c
+        old, mode = getattr(sys, name), "r" if number == 0 else "w"
+        raw = io.FileIO(number, mode, closefd=False)
+        raw.name = f"<{name}>"
+        stream = io.TextIOWrapper(
+            io.BufferedReader(raw) if mode == "r" else raw, encoding=old.encoding, errors=old.errors, newline="\n",
+            line_buffering=old.line_buffering, write_through=old.write_through,
+        )  # fmt: skip
+        stream.mode = mode  # type: ignore[misc]  # so does create_stdio()
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # `random` does so by itself after a fork
+    program = types.ModuleType("__main__")
+    program.__dict__.update(__builtins__=builtins, __annotations__={}, __cached__=None)
+    sys.modules["__main__"] = program
+
+
+def find_title() -> "Any":
+    """What changes the command line that /proc shows.
+
+    As setproctitle(3): where the last byte of the arguments is none of theirs any more, the kernel shows what they
+    begin with, up to the first NUL (fs/proc/base.c, get_mm_cmdline).
+    """
+    import ctypes
+
+    with open("/proc/self/stat", encoding="ascii") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end, proc_pid_stat(5)
+
+    def show(text: bytes) -> None:
+        text = text[: end - start - 2]
+        ctypes.memset(end - 1, 1, 1)
+        ctypes.memmove(start, text + b"\0", len(text) + 1)
+
+    return show
+
+
+def serve() -> "tuple[list[bytes], list[bytes]]":
+    """Fork for ever. Returns in a child, with the words and the variables of a program to run."""
+    import ctypes
+    import gc
+    import os
+    import sys
+
+    library = ctypes.PyDLL("/proc/self/fd/4")  # keeps the interpreter's lock: forking needs it
+    waiting = ctypes.CDLL("/proc/self/fd/4")  # lets go of it
+    os.close(4)
+    show_title = find_title()
+    show_title(b"nsbox-launcher interpreter")
+    if waiting.nsbox_setup(3) < 0:
+        os._exit(1)
+    preload(sys.argv[1], sys.argv[2:])
+    library.nsbox_arguments.restype = library.nsbox_environment.restype = ctypes.POINTER(ctypes.c_char_p)
+    before = ctypes.pythonapi.PyOS_BeforeFork
+    in_parent, in_child = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
+    before.restype = in_parent.restype = in_child.restype = None
+    rehearse()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    if waiting.nsbox_ready() < 0:
+        os._exit(1)
+    while True:
+        if waiting.nsbox_receive() < 0:
+            os._exit(0)
+        before()
+        pid = library.nsbox_clone()
+        if pid == 0:
+            break
+        in_parent()
+        if library.nsbox_parent(max(pid, 0), max(-pid, 0)) < 0:
+            os._exit(0)
+    in_child()
+    stand_in()
+    rehearse()
+    forks_again = library.nsbox_has_own_init()
+    if forks_again:
+        before()
+    waiting.nsbox_enter()
+    if forks_again:
+        in_child()
+
+    def read(pointer: "Any") -> list[bytes]:
+        found: list[bytes] = []
+        while pointer[len(found)] is not None:
+            found.append(pointer[len(found)])
+        return found
+
+    words = read(library.nsbox_arguments())
+    show_title(b" ".join(words))
+    return words, read(library.nsbox_environment())
+
+
+def become(words: list[bytes], variables: list[bytes]) -> str:
+    """Take on what the execution is given. Returns the program's path."""
+    import gc
+    import importlib.machinery
+    import os
+    import sys
+
+    os.environb.clear()
+    for word in variables:
+        name, _, value = word.partition(b"=")
+        os.environb[name] = value
+    arguments = [os.fsdecode(word) for word in words]
+    path = arguments[1]
+    sys.argv[:] = arguments[1:]
+    sys.orig_argv[:] = arguments
+    sys.path.insert(0, os.path.dirname(path))
+    sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    forget_home()
+    if "time" in sys.modules:
+        sys.modules["time"].tzset()
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    sys.modules["__main__"].__dict__.update(__file__=path, __loader__=loader)
+    gc.enable()
+    return path
+
+
+def tell(error: BaseException) -> None:
+    """Say what an interpreter says when a program has raised something that it did not catch."""
+    import atexit
+    import os
+    import signal
+    import sys
+
+    trace = error.__traceback__ and error.__traceback__.tb_next  # without the frame that called the program
+    error.__traceback__ = trace
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    sys.excepthook(type(error), error, trace)
+    if isinstance(error, KeyboardInterrupt):  # as Py_RunMain(): the status says what ended it
+        atexit._run_exitfuncs()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def forget_home() -> None:
+    """Where a user's own modules are: the interpreter has had no home, and the program has another."""
+    import sys
+
+    site = sys.modules.get("site")
+    if site is not None:
+        site.__dict__.update(USER_SITE=None, USER_BASE=None)
+        site.getusersitepackages()
+
+
+if __name__ == "__main__":
+    del __import__("sys").path[0]  # the directory it was started in, which is the root: nothing is imported from there
+    path = become(*serve())
+    failed = None
+    try:
+        with open(path, "rb") as text:
+            code = compile(text.read(), path, "exec", dont_inherit=True)
+        exec(code, __import__("sys").modules["__main__"].__dict__)  # by no other name: it is emptied at the end
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
+        failed = error
+    if failed is not None:
+        tell(failed)
+        failed = None
+        raise SystemExit(1)
