@@ -3,6 +3,7 @@
 _sandbox, _blocking   AsyncSandbox, Sandbox, execute
 _code_context         CodeContext, BlockingCodeContext
 _contexts             what the programs of contexts are told, and say
+_pool, _blocking_pool sandboxes that are ready before they are asked for: AsyncPool, Pool
 _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
@@ -20,6 +21,7 @@ _cli                  the command `nsbox`
 
 from nsbox._blocking import Sandbox, execute
 from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
+from nsbox._blocking_pool import BlockingPoolMap, Pool
 from nsbox._code_context import BlockingCodeContext, CodeContext
 from nsbox._config import (
     CpuAllocation,
@@ -91,6 +93,7 @@ from nsbox._events import (
 from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
 from nsbox._languages import detect_language
 from nsbox._outputs import CodeError, RichOutput
+from nsbox._pool import AsyncPool, PoolMap
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
 from nsbox._runtimes import RUNTIMES, load_runtime
@@ -100,11 +103,13 @@ from nsbox._states import ALLOWED_TRANSITIONS, ExecutionStatus, SandboxStatus
 __all__ = [
     "ALLOWED_TRANSITIONS",
     "RUNTIMES",
+    "AsyncPool",
     "AsyncSandbox",
     "BlockingCodeContext",
     "BlockingEventStream",
     "BlockingExecutionStream",
     "BlockingFileWatch",
+    "BlockingPoolMap",
     "BlockingProcess",
     "CodeContext",
     "CodeError",
@@ -152,6 +157,8 @@ __all__ = [
     "Mount",
     "NetworkAllocation",
     "NetworkError",
+    "Pool",
+    "PoolMap",
     "PortClosed",
     "PortExposed",
     "Process",

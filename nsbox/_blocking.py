@@ -18,7 +18,8 @@ from nsbox._events import Event
 from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
 from nsbox._sandbox import SandboxProperties, check_argv, check_code
-from nsbox._supervisor.portal import get_portal, shutdown
+from nsbox._supervisor.background import start_soon
+from nsbox._supervisor.portal import Portal, get_portal, shutdown
 
 __all__ = ["Sandbox", "execute", "shutdown"]
 
@@ -43,6 +44,14 @@ class Sandbox(SandboxProperties):
         self._core = SandboxCore(make_config(config, **fields))
         self._portal = get_portal()
         self._handlers = ThreadHandlers(self._report)
+
+    @classmethod
+    def around(cls, core: SandboxCore, portal: Portal) -> Self:
+        """See `AsyncSandbox.around`."""
+        sandbox = cls.__new__(cls)
+        sandbox._core, sandbox._portal = core, portal
+        sandbox._handlers = ThreadHandlers(sandbox._report)
+        return sandbox
 
     @classmethod
     def create(cls, config: SandboxConfig | None = None, /, **fields: Any) -> Self:
@@ -97,6 +106,10 @@ class Sandbox(SandboxProperties):
     def recover_from_error(self, error: Exception) -> bool:
         """See `AsyncSandbox.recover_from_error`."""
         return self._portal.call(self._core.recovery.recover, error)
+
+    def end_soon(self) -> None:
+        """As `terminate`, without waiting; for the pool, which waits by itself."""
+        self._portal.run_soon(lambda: start_soon(self._core.terminate))
 
     def execute(self, code: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.execute`."""

@@ -141,6 +141,18 @@ class AsyncSandbox(SandboxProperties):
         self._handlers: Handlers | None = None
 
     @classmethod
+    def around(cls, core: SandboxCore, route: Route) -> Self:
+        """One that is there already, of a pool's.
+
+        Args:
+            core: It.
+            route: To the run that it lives in.
+        """
+        sandbox = cls.__new__(cls)
+        sandbox._core, sandbox._route, sandbox._handlers = core, route, None  # as __init__ does
+        return sandbox
+
+    @classmethod
     async def create(cls, config: SandboxConfig | None = None, /, **fields: Any) -> Self:
         """Make a sandbox and start it. See `start`."""
         sandbox = cls(config, **fields)

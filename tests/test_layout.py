@@ -25,8 +25,10 @@ LAYERS = (
     ("_handles", "_route"),
     ("_code_context",),
     ("_sandbox",),
+    ("_pool",),
     ("_blocking_handles",),
     ("_blocking",),
+    ("_blocking_pool",),
     ("__init__",),
     ("_cli",),
 )

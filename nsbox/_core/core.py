@@ -184,6 +184,12 @@ class SandboxCore:
         supervisor.interpreters.wanted(cell.kind, self._interpreter)
         return True
 
+    def warm_up(self) -> None:
+        """Have the interpreter started, beside the caller, that programs of its language can be run by."""
+        if self.runtime.name == "python" and can_be_warm(self.config):
+            supervisor, cell = self.living()
+            supervisor.interpreters.expect(cell.kind, self._interpreter)
+
     @functools.cached_property
     def _interpreter(self) -> InterpreterPlan:
         return plan_interpreter(self.config, self.runtime.environment)

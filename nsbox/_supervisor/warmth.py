@@ -42,7 +42,12 @@ class Interpreters:
     def wanted(self, kind: int, plan: InterpreterPlan) -> None:
         """A program is about to run that a warm interpreter could run."""
         self._programs[kind] = self._programs.get(kind, 0) + 1
-        if self._programs[kind] == _ASKED_FIRST and self.state(kind) == "cold":
+        if self._programs[kind] == _ASKED_FIRST:
+            self.expect(kind, plan)
+
+    def expect(self, kind: int, plan: InterpreterPlan) -> None:
+        """Programs will be run that a warm interpreter could run."""
+        if self.state(kind) == "cold":
             start_soon(self._start_quietly, kind, plan)
 
     async def _start_quietly(self, kind: int, plan: InterpreterPlan) -> None:

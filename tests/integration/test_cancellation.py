@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from stepping import CancelAt, cancel_at_each_step
 from watching import Bell, parts_of_nsbox, programs, until
 
 import nsbox
@@ -23,35 +24,6 @@ def _bell(tmp_path: Path) -> Iterator[Bell]:
     bell = Bell(tmp_path)
     yield bell
     bell.close()
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope before a task's nth step."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
-        self.task, self.scope, self.left = task, scope, step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self.task:
-            self.left -= 1
-            if self.left == 0:
-                self.scope.cancel()
-
-
-async def cancel_at_each_step(function: Callable[[], Awaitable[object]], check: Callable[[], object], most: int) -> int:
-    """Run `function` again and again, cancelled one step later each time, until it ends by itself; how many steps."""
-    for step in range(1, most):
-        with trio.CancelScope() as scope:
-            instrument = CancelAt(trio.lowlevel.current_task(), scope, step)
-            trio.lowlevel.add_instrument(instrument)
-            try:
-                await function()
-            finally:
-                trio.lowlevel.remove_instrument(instrument)
-        check()
-        if not scope.cancelled_caught:
-            return step
-    raise AssertionError(f"not done after {most} steps")
 
 
 async def test_an_execution_can_be_cancelled_at_each_of_its_checkpoints() -> None:
