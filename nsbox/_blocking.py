@@ -46,8 +46,8 @@ class Sandbox(SandboxProperties):
         self._handlers = ThreadHandlers(self._report)
 
     @classmethod
-    def around(cls, core: SandboxCore, portal: Portal) -> Self:
-        """See `AsyncSandbox.around`."""
+    def _around(cls, core: SandboxCore, portal: Portal) -> Self:
+        """See `AsyncSandbox._around`."""
         sandbox = cls.__new__(cls)
         sandbox._core, sandbox._portal = core, portal
         sandbox._handlers = ThreadHandlers(sandbox._report)
@@ -107,7 +107,7 @@ class Sandbox(SandboxProperties):
         """See `AsyncSandbox.recover_from_error`."""
         return self._portal.call(self._core.recovery.recover, error)
 
-    def end_soon(self) -> None:
+    def _end_soon(self) -> None:
         """As `terminate`, without waiting; for the pool, which waits by itself."""
         self._portal.run_soon(lambda: start_soon(self._core.terminate))
 

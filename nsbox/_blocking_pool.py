@@ -86,7 +86,7 @@ class Pool:
         try:
             self._living.call(self._stock.take, loan)
             assert loan.core is not None
-            yield Sandbox.around(loan.core, self._living)
+            yield Sandbox._around(loan.core, self._living)  # of the same package, not of the contract
         finally:
             self._living.run_soon(lambda: self._stock.give_back(loan))
 
@@ -166,7 +166,7 @@ class _Work(Generic[T, R]):
         with self._lock:
             self.stopped = True
             for sandbox in self._lent:
-                sandbox.end_soon()
+                sandbox._end_soon()  # the same
 
 
 class BlockingPoolMap(Generic[T, R]):

@@ -141,7 +141,7 @@ class AsyncSandbox(SandboxProperties):
         self._handlers: Handlers | None = None
 
     @classmethod
-    def around(cls, core: SandboxCore, route: Route) -> Self:
+    def _around(cls, core: SandboxCore, route: Route) -> Self:
         """One that is there already, of a pool's.
 
         Args:

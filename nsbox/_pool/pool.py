@@ -101,7 +101,7 @@ class AsyncPool:
         try:
             await self._route.call(self._living.take, loan)
             assert loan.core is not None
-            yield AsyncSandbox.around(loan.core, self._route)
+            yield AsyncSandbox._around(loan.core, self._route)  # of the same package, not of the contract
         finally:
             self._route.run_soon(lambda: self._living.give_back(loan))
 
