@@ -187,6 +187,8 @@ def judge(observation: Observation) -> Judgement:
         observation: The facts.
     """
     verdict, cause = _decide(observation)
+    if cause == "killed" and observation.reason is KillReason.MEMORY and observation.oom_kills > 0:
+        cause = "oom_kill"  # the kernel killed one, and nsbox the rest of the tree (cgroup v1)
     evidence = {"cause": cause, **dict(_limit(verdict, cause, observation)), **dict(_facts(verdict, observation))}
     if observation.compiler and verdict is not Verdict.CANCELLED:
         evidence["compiler_verdict"] = verdict.value
@@ -198,8 +200,6 @@ def judge(observation: Observation) -> Judgement:
 
 def _decide(seen: Observation) -> tuple[Verdict, str]:  # noqa: C901 - a decision table is a list of conditions
     """The rules, in their order; the first that applies decides."""
-    if seen.reason is KillReason.MEMORY and seen.oom_kills > 0:
-        return Verdict.MEMORY_LIMIT, "oom_kill"  # the kernel killed one, and nsbox the rest of the tree (cgroup v1)
     if seen.reason is not KillReason.NONE:
         return _KILLED_FOR[seen.reason], "killed"
     # The launcher records every kill of the filter. A SIGSYS without a record is one that the program sent itself.
