@@ -94,7 +94,7 @@ struct template {
 	bool filter_notifies;
 	bool filter_early;      /* it allows all that follows parking: loaded there, it costs no execution anything */
 	struct interpreter *interpreter; /* warm, or being warmed, or NULL */
-	unsigned wants_warm;    /* not 0: executions of late were for it, what is parked next is to be its child */
+	unsigned wants_warm;    /* COLD_IN_A_ROW at most; not 0: executions of late were for it, what is parked next is to be its child */
 	uint32_t spares;        /* sandboxes to keep ready */
 	uint32_t cells;         /* that exist */
 	bool used;              /* spares are made once the first sandbox was asked for */
@@ -152,6 +152,7 @@ struct task {
 	bool reaped;
 	bool killed;
 	bool execs;             /* it has said that it is about to */
+	bool may_run;           /* and it has, as far as can be told */
 	bool tell_start;
 	bool reported;
 	bool told_status;       /* by CHILD_EXITED: the process cloned is an init of its own, the program its child */
@@ -314,6 +315,7 @@ void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd,
 void tasks_stillborn(struct launcher *launcher, const struct template *template);
 
 /* warm.c */
+enum { COLD_IN_A_ROW = 8 }; /* so many executions that are not for the interpreter, and nothing is parked for it */
 void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count);
 void warm_stop(struct launcher *launcher, struct template *template);
 bool warm_ready(const struct template *template);

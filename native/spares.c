@@ -15,8 +15,25 @@ static bool refill_template(struct launcher *launcher, struct template *template
 	return true;
 }
 
+/* What was parked before the interpreter was there could only exec; better a sandbox is without for a moment while nobody
+ * asks for it than when somebody does. */
+static bool replace_cold(struct launcher *launcher, struct cell *cell)
+{
+	struct failure failure;
+
+	if (cell->state != CELL_READY || cell->frozen_at || !cell->parked || cell->parked->warm
+	    || !cell->template->wants_warm || !warm_ready(cell->template))
+		return false;
+	task_kill(launcher, cell->parked, REASON_NONE);
+	cell->parked = task_park(launcher, cell, &failure); /* failed: the execution itself tries, and tells */
+	return true;
+}
+
 bool cells_refill(struct launcher *launcher)
 {
+	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
+		if (replace_cold(launcher, cell))
+			return true;
 	/* A process ahead for the next execution only where a second has shown that there are several. */
 	for (struct cell *cell = launcher->cells; cell; cell = cell->next)
 		if (cell->state == CELL_READY && cell->executions > 1 && !cell->parked && !cell->frozen_at) {

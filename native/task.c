@@ -206,7 +206,6 @@ static void open_counters(struct launcher *launcher, struct task *task)
 /* A child of the interpreter's can become any program, though an exec out of it is dearer; the other way is far dearer. */
 static void choose_interpreter(struct cell *cell, bool warm)
 {
-	enum { COLD_IN_A_ROW = 8 };
 	struct template *template = cell->template;
 
 	if (warm)
@@ -233,6 +232,14 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		task_kill(launcher, cell->parked, REASON_NONE); /* it could only exec */
 		cell->parked = NULL;
 	}
+	unsigned wanted = cell->template->wants_warm;
+	if (down->flags & EXEC_COLD) {
+		cell->template->wants_warm = 0;
+		if (cell->parked && cell->parked->unborn) {
+			task_kill(launcher, cell->parked, REASON_NONE); /* it may never come */
+			cell->parked = NULL;
+		}
+	}
 	struct task *task = cell->parked ? cell->parked : task_park(launcher, cell, &failure);
 	cell->parked = NULL;
 	cell->executions++;
@@ -244,6 +251,7 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		if (task)
 			(void)start(launcher, task, down, payload, fds, reader);
 	}
+	cell->template->wants_warm = wanted;
 	if (!task) {
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
@@ -258,6 +266,9 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 /* Its exec has closed what it held open, or it has died since. */
 static void runs(struct launcher *launcher, struct task *task)
 {
+	task->may_run = true;
+	if (task->unborn) /* its own word was faster than its interpreter's, which comes with its pidfd */
+		return;
 	if (task->state != TASK_STARTING || !task->execs || task->failure.stage)
 		return;
 	task->state = TASK_RUNNING;
@@ -478,6 +489,8 @@ void task_born(struct launcher *launcher, uint32_t number, pid_t pid, int pidfd,
 		task->pidfd = take_fd(&pidfd);
 		if (task->killed)
 			(void)sys_pidfd_send_signal(task->pidfd, SIGKILL); /* has ended: SIGCHLD is on its way, or was */
+		if (task->may_run)
+			runs(launcher, task);
 		take_ended(launcher, pid);
 	} else if (task) {
 		never_born(launcher, task, error);

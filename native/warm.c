@@ -164,6 +164,8 @@ static void answer_ready(struct launcher *launcher, struct source *source, uint3
 	switch ((enum warm_word)answer.word) {
 	case WARM_READY:
 		interpreter->ready = true;
+		interpreter->template->wants_warm = COLD_IN_A_ROW; /* it was asked for because programs are to come */
+		launcher->refill_at = now_ns();
 		tell_done(launcher, DOWN_WARM, interpreter->template->id);
 		break;
 	case WARM_BORN:

@@ -52,6 +52,7 @@ enum {
 	EXEC_TELL_START = 1, /* an UP_STARTED is wanted */
 	EXEC_TERMINAL = 2,   /* its stdin is a terminal, which becomes the controlling one */
 	EXEC_WARM = 4,       /* an interpreter that is there already may run it */
+	EXEC_COLD = 8,       /* for a process that is there, whatever becomes of the interpreter */
 };
 
 struct down {

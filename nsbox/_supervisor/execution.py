@@ -99,8 +99,12 @@ class Reported:
     alive: bool
 
 
+class _StillbornError(Exception):
+    """The interpreter died before it had forked a process for this: nothing of it has run."""
+
+
 async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
-    """Run a program to its end.
+    """Run a program to its end. Where the interpreter that was to run it dies before, it is started cold.
 
     Cancellation kills the execution, waits until its whole tree is dead, and goes on its way.
 
@@ -114,6 +118,13 @@ async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
         SetupError: The kernel refused a step before the program ran.
         NetworkError: The launcher or the sandbox's PID 1 died.
     """
+    try:
+        return await _run(cell, order, sink)
+    except _StillbornError:
+        return await _run(cell, order, sink, cold=True)
+
+
+async def _run(cell: Cell, order: Order, sink: Sink, *, cold: bool = False) -> Outcome:
     with _pipes() as pipes:
         killer = _Killer(cell, order.id)
         budget = Budget(order.output_bytes, killer.output_limit)
@@ -124,8 +135,9 @@ async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
         if rest:
             beside.append(lambda: feed(pipes.take_stdin(), rest))
         record, sampler = await _carry_out(
-            cell, order, killer, pipes.theirs, pipes.close_theirs, beside, at_once=bool(rest) or sink.wanted
-        )
+            cell, order, killer, pipes.theirs, pipes.close_theirs, beside, at_once=bool(rest) or sink.wanted,
+            cold=cold,
+        )  # fmt: skip
         stdout.drain()
         stderr.drain()
         return _outcome(cell, order, record, sampler, budget.dropped, bytes(stdout.kept), bytes(stderr.kept))
@@ -156,7 +168,7 @@ async def run_interactive(
     """
     record, sampler = await _carry_out(
         cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
-        on_start=on_start, on_sampler=on_sampler,
+        on_start=on_start, on_sampler=on_sampler, cold=True,
     )  # fmt: skip
     return _outcome(cell, order, record, sampler, 0, b"", b"")
 
@@ -170,6 +182,7 @@ async def _carry_out(
     beside: list[Callable[[], Awaitable[object]]],
     *,
     at_once: bool,
+    cold: bool,
     terminal: bool = False,
     on_start: Callable[[int], None] | None = None,
     on_sampler: Callable[[Sampler], object] = lambda _: None,
@@ -180,7 +193,8 @@ async def _carry_out(
         group=order.group, kill=killer.kill,
     )  # fmt: skip
     on_sampler(sampler)
-    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_WARM if order.warm else 0)
+    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_COLD if cold else 0)
+    flags |= wire.EXEC_WARM if order.warm and not cold else 0
     start = _Start(on_start)
     try:
         if order.sampled or on_start is not None:
@@ -206,6 +220,8 @@ async def _carry_out(
         start.close()
         if sampler in cell.samplers:
             cell.samplers.remove(sampler)
+    if record.type is wire.Up.FAILED and record.stage is wire.Stage.WARM and not cold:
+        raise _StillbornError
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:

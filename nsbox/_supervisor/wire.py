@@ -17,6 +17,7 @@ CREATE_AHEAD: Final = 1
 EXEC_TELL_START: Final = 1
 EXEC_TERMINAL: Final = 2
 EXEC_WARM: Final = 4
+EXEC_COLD: Final = 8
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
 UNKNOWN: Final = 2**64 - 1  # a counter that this host does not have
 

@@ -7,5 +7,7 @@ throughput  eight sandboxes at a time
 deadline    how late a kill is
 stream      a gigabyte of output
 scale       two hundred living sandboxes
+warm        Python programs, from a warm interpreter
+humaneval   164 programs graded, each in a sandbox of its own
 __main__    the command
 """

@@ -12,6 +12,7 @@ import trio
 from nsbox import AsyncSandbox
 from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
+from scripts.benchmarks.humaneval import humaneval
 from scripts.benchmarks.languages import header, known
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
@@ -20,6 +21,7 @@ from scripts.benchmarks.peers import missing_peer
 from scripts.benchmarks.scale import scale
 from scripts.benchmarks.stream import stream
 from scripts.benchmarks.throughput import throughput
+from scripts.benchmarks.warm import warm_fresh, warm_living, warm_memory, warm_numpy
 
 BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "fresh": fresh,
@@ -33,6 +35,11 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "known": known,
     "header": header,
     "context": context,
+    "warm-living": warm_living,
+    "warm-fresh": warm_fresh,
+    "warm-numpy": warm_numpy,
+    "warm-memory": warm_memory,
+    "humaneval": humaneval,
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import select
 import shutil
+from collections.abc import Sequence
 
 TRUE = "/bin/true"
 BUBBLEWRAP = ("bwrap", "--unshare-all", "--ro-bind", "/", "/", TRUE)
@@ -13,8 +14,11 @@ def missing_peer() -> str | None:
     return None if shutil.which("bwrap") else "bubblewrap is not installed: apt-get install bubblewrap"
 
 
+_NOWHERE = ((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),)
+
+
 def _spawn(argv: tuple[str, ...]) -> int:
-    return os.posix_spawnp(argv[0], argv, os.environ)
+    return os.posix_spawnp(argv[0], argv, os.environ, file_actions=_NOWHERE)
 
 
 def _reap(pid: int, argv: tuple[str, ...]) -> None:
@@ -28,6 +32,11 @@ async def run_bare() -> None:
     _reap(_spawn((TRUE,)), (TRUE,))
 
 
+async def run_process(argv: tuple[str, ...]) -> None:
+    """One process of any kind, its output thrown away, from fork to wait."""
+    _reap(_spawn(argv), argv)
+
+
 async def run_bubblewrap() -> None:
     """One /bin/true in bubblewrap's namespaces, from fork to wait."""
     _reap(_spawn(BUBBLEWRAP), BUBBLEWRAP)
@@ -35,17 +44,22 @@ async def run_bubblewrap() -> None:
 
 def run_many(argv: tuple[str, ...], count: int, at_once: int) -> None:
     """So many processes, with so many alive at any time; a new one starts as soon as one has ended."""
+    run_each([argv] * count, at_once)
+
+
+def run_each(commands: Sequence[tuple[str, ...]], at_once: int) -> None:
+    """One process for each of these, the same way."""
     alive: dict[int, int] = {}
     poll = select.poll()
-    left = count
+    left = list(reversed(commands))
     try:
         while left or alive:
             while left and len(alive) < at_once:
+                argv = left.pop()
                 pid = _spawn(argv)
                 pidfd = os.pidfd_open(pid)
                 alive[pidfd] = pid
                 poll.register(pidfd, select.POLLIN)
-                left -= 1
             for pidfd, _ in poll.poll():
                 poll.unregister(pidfd)
                 os.close(pidfd)
