@@ -28,7 +28,7 @@ def _programs() -> list[str]:
 
 def _write(directory: Path, programs: list[str]) -> list[tuple[str, ...]]:
     """Each into a file. Returns the commands that run them."""
-    commands = []
+    commands: list[tuple[str, ...]] = []
     for number, program in enumerate(programs):
         path = directory / f"{number}.py"
         path.write_text(program, encoding="utf-8")
