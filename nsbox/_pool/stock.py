@@ -245,9 +245,13 @@ class Stock:
         loan.settled.set()
 
     def _discard(self, core: SandboxCore) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(_end, core)
-        elif self._closing is not None:
+        try:
+            if self._nursery is not None:
+                self._nursery.start_soon(_end, core)
+                return
+        except RuntimeError:  # it is about to be gone, and takes nobody any more
+            pass
+        if self._closing is not None:
             self._lent.add(core)  # close() has not looked yet, or, where the run ends, all of it goes with the launcher
 
     def _notice(self, core: SandboxCore) -> None:
