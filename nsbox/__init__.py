@@ -15,6 +15,7 @@ _cgroups, _seccomp, _host   what the kernel gives: limits, the filter, facts abo
 _events, _records     what happens to a sandbox, and what it tells about its files, ports and resources
 _verdict, _results    from what the kernel said to a verdict, and what the caller gets
 _config, _states, _errors   the vocabulary
+_documented           docstrings of the classes for blocking code
 _runtimes             languages, as data
 _cli                  the command `nsbox`
 """

@@ -14,10 +14,11 @@ from nsbox._core import SandboxCore
 from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
 from nsbox._core.streaming import Streaming
+from nsbox._documented import documented_by
 from nsbox._events import Event
 from nsbox._records import ExposedPort, FileInfo, ResourceUsage
 from nsbox._results import ExecutionResult
-from nsbox._sandbox import SandboxProperties, check_argv, check_code
+from nsbox._sandbox import AsyncSandbox, SandboxProperties, check_argv, check_code, check_command
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.portal import Portal, get_portal, shutdown
 
@@ -26,15 +27,17 @@ __all__ = ["Sandbox", "execute", "shutdown"]
 _HANDLERS_SECONDS = 10.0
 
 
+@documented_by(AsyncSandbox)
 class Sandbox(SandboxProperties):
-    """A place to run code that is not trusted. The same as `AsyncSandbox`, where everything is told, for blocking code.
+    """A place to run code that is not trusted. The same as `AsyncSandbox`, for blocking code.
 
     Use it as `with Sandbox() as sandbox`, or call `start` and `terminate`. Safe to use from several threads. A
     KeyboardInterrupt kills what the call had started, waits for that, and is raised again.
 
     Args:
         config: What to start from; None: the defaults.
-        fields: As those of `AsyncSandbox`.
+        fields: Fields of `SandboxConfig`, over `config`, and the short forms cpus, memory_mb, disk_mb, processes,
+            timeout (seconds) and network (bool).
 
     Raises:
         ConfigError: Can never work; names field, value and what is allowed.
@@ -55,7 +58,7 @@ class Sandbox(SandboxProperties):
 
     @classmethod
     def create(cls, config: SandboxConfig | None = None, /, **fields: Any) -> Self:
-        """Make a sandbox and start it. See `AsyncSandbox.start`."""
+        """Make a sandbox and start it. See `start`."""
         sandbox = cls(config, **fields)
         sandbox.start()
         return sandbox
@@ -129,7 +132,7 @@ class Sandbox(SandboxProperties):
 
     def shell(self, command: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """See `AsyncSandbox.shell`."""
-        return self.run(("/bin/sh", "-c", command), options, **fields)
+        return self.run(("/bin/sh", "-c", check_command(command)), options, **fields)
 
     def spawn(
         self,
@@ -240,7 +243,7 @@ def execute(code: str, /, **fields: Any) -> ExecutionResult:
         fields: Fields of `Sandbox` and of `ExecutionOptions`: `execute(code, memory_mb=256, timeout=5)`.
 
     Returns:
-        What it did; see `AsyncSandbox.execute`, also for what is raised.
+        What it did; see `Sandbox.execute`, also for what is raised.
     """
     sandbox_fields, option_fields = split_fields(fields)
     with Sandbox(**sandbox_fields) as sandbox:

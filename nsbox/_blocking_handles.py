@@ -9,13 +9,23 @@ from nsbox._core.emitter import EventReader
 from nsbox._core.interactive import Interactive
 from nsbox._core.streaming import Streaming
 from nsbox._core.watching import Watching
+from nsbox._documented import documented_by
 from nsbox._events import Event
-from nsbox._handles import result_of
+from nsbox._handles import (
+    EventStream,
+    ExecutionStream,
+    FileWatch,
+    Process,
+    ProcessInput,
+    ProcessOutput,
+    result_of,
+)
 from nsbox._records import FileChange
 from nsbox._results import ExecutionResult
 from nsbox._supervisor.portal import Portal
 
 
+@documented_by(ExecutionStream)
 class BlockingExecutionStream:
     """See `ExecutionStream`; a plain iterator."""
 
@@ -64,6 +74,7 @@ class BlockingExecutionStream:
             self._portal.run_soon(self._streaming.cancel)
 
 
+@documented_by(EventStream)
 class BlockingEventStream:
     """See `EventStream`; a plain iterator."""
 
@@ -88,6 +99,7 @@ class BlockingEventStream:
         self._portal.run_soon(self._reader.close)
 
 
+@documented_by(FileWatch)
 class BlockingFileWatch:
     """See `FileWatch`; a plain iterator, which begins with `with`, else with the first step."""
 
@@ -121,6 +133,7 @@ class BlockingFileWatch:
         self._portal.run_soon(self._watching.close)
 
 
+@documented_by(ProcessInput)
 class BlockingProcessInput:
     """See `ProcessInput`."""
 
@@ -137,6 +150,7 @@ class BlockingProcessInput:
         self._portal.call(self._stream.aclose)
 
 
+@documented_by(ProcessOutput)
 class BlockingProcessOutput:
     """See `ProcessOutput`."""
 
@@ -163,6 +177,7 @@ class BlockingProcessOutput:
         self._portal.call(self._stream.aclose)
 
 
+@documented_by(Process)
 class BlockingProcess:
     """See `Process`; as `with`, it is ended on the way out."""
 
@@ -174,6 +189,10 @@ class BlockingProcess:
         self.stdin = BlockingProcessInput(portal, process.stdin)
         self.stdout = BlockingProcessOutput(portal, process.stdout)
         self.stderr = None if process.stderr is None else BlockingProcessOutput(portal, process.stderr)
+
+    def __repr__(self) -> str:
+        state = "ended" if self._process.over else "running"
+        return f"<{type(self).__name__} {self.execution_id}: {state}, pid {self.pid}>"
 
     def wait(self) -> ExecutionResult:
         """See `Process.wait`."""

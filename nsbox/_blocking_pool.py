@@ -13,23 +13,25 @@ from typing import Any, Generic, Self, TypeVar
 
 from nsbox._blocking import Sandbox
 from nsbox._config import SandboxConfig, make_config
+from nsbox._documented import documented_by
 from nsbox._errors import InvalidStateError
-from nsbox._pool import AHEAD, Loan, Stock, check_concurrency, count
+from nsbox._pool import AHEAD, AsyncPool, Loan, PoolMap, Stock, check_concurrency, count
 from nsbox._supervisor.portal import Portal, get_portal
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+@documented_by(AsyncPool)
 class Pool:
-    """Sandboxes that are ready before they are asked for. The same as `AsyncPool`, which tells all, for blocking code.
+    """Sandboxes that are ready before they are asked for. The same as `AsyncPool`, for blocking code.
 
     Safe to use from several threads.
 
     Args:
         config: What to start from; None: the defaults.
         size: How many sandboxes wait at most, 1 to 1,000.
-        fields: As those of `AsyncSandbox`.
+        fields: As those of `Sandbox`.
 
     Raises:
         ConfigError: Can never work; names field, value and what is allowed.
@@ -169,6 +171,7 @@ class _Work(Generic[T, R]):
                 sandbox._end_soon()  # the same
 
 
+@documented_by(PoolMap)
 class BlockingPoolMap(Generic[T, R]):
     """See `PoolMap`; a plain iterator.
 

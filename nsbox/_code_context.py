@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from nsbox._config import ExecutionOptions, make_options
 from nsbox._core.contexts import Context
+from nsbox._documented import documented_by
 from nsbox._errors import ConfigError
 from nsbox._handles import Caller
 from nsbox._results import ExecutionResult
@@ -116,6 +117,7 @@ class CodeContext:
         await self.close()
 
 
+@documented_by(CodeContext)
 class BlockingCodeContext:
     """See `CodeContext`; safe to use from several threads."""
 

@@ -242,6 +242,10 @@ class Process:
         self.stdout = ProcessOutput(caller, process.stdout)
         self.stderr = None if process.stderr is None else ProcessOutput(caller, process.stderr)
 
+    def __repr__(self) -> str:
+        state = "ended" if self._process.over else "running"
+        return f"<{type(self).__name__} {self.execution_id}: {state}, pid {self.pid}>"
+
     async def wait(self) -> ExecutionResult:
         """Its result, when it and all that it has started are dead. What it wrote is in the streams, not in there.
 

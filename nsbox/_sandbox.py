@@ -109,6 +109,17 @@ def check_argv(argv: Sequence[str]) -> Sequence[str]:
     return checked
 
 
+def check_command(command: str) -> str:
+    """A line of /bin/sh as `shell` takes it.
+
+    Raises:
+        ConfigError: It is no str.
+    """
+    if not isinstance(command, str):
+        raise ConfigError(f"command: must be a str, not {type(command).__name__}; a list of words is for run()")
+    return command
+
+
 def check_code(code: str) -> str:
     """Program text as `execute` takes it.
 
@@ -332,7 +343,7 @@ class AsyncSandbox(SandboxProperties):
 
     async def shell(self, command: str, options: ExecutionOptions | None = None, /, **fields: Any) -> ExecutionResult:
         """Run a line of /bin/sh. As `run` of `/bin/sh -c command`."""
-        return await self.run(("/bin/sh", "-c", command), options, **fields)
+        return await self.run(("/bin/sh", "-c", check_command(command)), options, **fields)
 
     async def spawn(
         self,

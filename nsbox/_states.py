@@ -59,6 +59,17 @@ def _names(states: frozenset[SandboxStatus] | tuple[SandboxStatus, ...]) -> str:
     return " or ".join(state.value for state in SandboxStatus if state in states) or "nothing, it is final"
 
 
+_REMEDIES: Mapping[SandboxStatus, str] = MappingProxyType(
+    {
+        _S.CREATING: "; start it first, by `with` or `start`",
+        _S.SUSPENDED: "; `resume` it first",
+        _S.TERMINATED: "; it is gone, also by `with`'s end and after a forbidden system call: make a new one",
+        _S.ERROR: "; `last_error` says why, and `reset` makes it anew",
+    }
+)
+"""What the caller can do about a state in which nothing goes on, for the end of a sentence."""
+
+
 class StateMachine:
     """Holds the status of one sandbox and refuses every change that the table does not have.
 
@@ -118,4 +129,5 @@ class StateMachine:
         if self._status not in allowed:
             raise InvalidStateError(
                 f"cannot {action}: the sandbox is {self._status.value}, and this needs it to be {_names(allowed)}"
+                + _REMEDIES.get(self._status, "")
             )

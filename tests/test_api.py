@@ -42,6 +42,24 @@ def test_both_classes_have_the_same_members_with_the_same_parameters(asynchronou
     }
 
 
+def sections(text: str) -> set[str]:
+    """Those of a docstring, in Google's style."""
+    return set(re.findall(r"^(?:Args|Returns|Raises):$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("asynchronous", "blocking"), PAIRS, ids=lambda kind: kind.__name__)
+def test_help_of_the_blocking_class_tells_as_much_as_that_of_the_other(asynchronous: type, blocking: type) -> None:
+    """Every member has its text, with the same sections; no word of it is about awaiting, or says to look elsewhere."""
+    one, other = members(asynchronous), members(blocking)
+    for name, member in other.items():
+        text, source = inspect.getdoc(member) or "", inspect.getdoc(one[name]) or ""
+        assert text, name
+        assert sections(source) <= sections(text), name
+        assert not text.startswith("See `"), name
+        assert not re.search(r"\basync (?:with|for|iterator)|`aclose`|\bCancellation\b", text), name
+    assert "KeyboardInterrupt" in (inspect.getdoc(nsbox.Sandbox.execute) or "")
+
+
 def first_sentence(name: str) -> str:
     """Of a docstring, as one line."""
     text = inspect.getdoc(getattr(nsbox, name)) or ""

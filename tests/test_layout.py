@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = (
-    ("_errors",),
+    ("_errors", "_documented"),
     ("_states",),
     ("_config",),
     ("_outputs",),

@@ -53,7 +53,7 @@ def metrics_command(
     store: _Store = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw them in the terminal.")] = False,
     png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw them into a PNG file (needs nsbox[plot]).")
+        Path | None, typer.Option(metavar="FILE", help="Draw them into a PNG file (needs nsbox\\[plot]).")
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -110,7 +110,7 @@ def gc_command(
 
 
 def shell_command(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Instead of bash, or sh.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="Instead of bash, or sh.")] = None,
     *,
     pty: Annotated[
         bool | None, typer.Option("--pty/--no-pty", help="On a terminal (default: where stdin and stdout are one).")

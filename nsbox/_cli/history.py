@@ -77,6 +77,7 @@ def _executions(rows: list[dict[str, Any]]) -> Any:
             for row in rows
         ),
         right=("exit", "wall", "cpu", "memory"),
+        spare=("language", "cpu", "execution", "memory"),
     )  # fmt: skip
 
 
@@ -102,4 +103,5 @@ def _sandboxes(rows: list[dict[str, Any]]) -> Any:
             for row in rows
         ),
         right=("pid", "executions"),
+        spare=("runtime", "pid", "ended", "user"),
     )  # fmt: skip

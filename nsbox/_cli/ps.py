@@ -19,6 +19,9 @@ _SILENT = {
     Answer.OTHER: "is of another version of nsbox",
 }
 
+_SPARE = ("runtime", "runs", "procs", "user", "age", "running", "cpu time")
+"""What may be left out where the terminal is narrow."""
+
 
 def ps(*, as_json: bool) -> int:
     """Show them.
@@ -53,7 +56,7 @@ def render(found: Sequence[Supervisor], percents: dict[str, float] | None = None
     if not rows:
         return Group(Text("no sandbox lives"), *lines)
     numbers = ("running", "runs", "age", "cpu time", "cpu", "memory", "procs", "pid")
-    return Group(table(headings, rows, right=numbers), *lines)
+    return Group(table(headings, rows, right=numbers, spare=_SPARE), *lines)
 
 
 def _row(supervisor: Supervisor, sandbox: Any, now: float, percents: dict[str, float] | None) -> tuple[str, ...]:

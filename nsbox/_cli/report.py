@@ -18,12 +18,17 @@ def verdict_line(result: ExecutionResult) -> str:
     if result.verdict is Verdict.SIGNALED and result.signal is not None:
         facts.append(signal_name(result.signal))
     if isinstance(limit := evidence.get("limit"), (int, float)):
-        facts.append(f"the limit is {limit:.6g} {evidence.get('unit', '')}".rstrip())
+        facts.append(f"the limit is {_limit(limit)} {evidence.get('unit', '')}".rstrip())
     if "syscall" in evidence:
         facts.append(f"system call {evidence['syscall']}")
     if result.truncated:
         facts.append("its output is cut off")
     return ": ".join([result.verdict.value, *([", ".join(facts)] if facts else [])])
+
+
+def _limit(value: float) -> str:
+    """As it was given: a limit of 0.001 MiB is 1049 bytes, and no limit is told in powers of ten."""
+    return f"{value:.3f}".rstrip("0").rstrip(".") if value >= 0.001 else f"{value:.3g}"
 
 
 def result_json(result: ExecutionResult, isolation: Mapping[str, str], status: int) -> str:

@@ -52,7 +52,8 @@ def _read(program: Program) -> tuple[str, bytes]:
     try:
         fd = os.open(program.text, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte, which a shell cannot pass but a caller of main can
-        raise ConfigError(f"{program.text}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
+        hint = "; a command of the sandbox stands behind --" if isinstance(exc, FileNotFoundError) else ""
+        raise ConfigError(f"{program.text}: cannot be read ({getattr(exc, 'strerror', None) or exc}){hint}") from exc
     try:
         content = streams.read_all(fd, program.text, streams.PROGRAM_LIMIT_MB)
     finally:

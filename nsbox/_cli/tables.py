@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from nsbox._cli import streams
 
+_GAP = 3  # between two columns of a table
 _WIDE = 240  # where nobody looks: lines for grep(1), not cut off
 
 
@@ -35,20 +37,52 @@ def _without_padding(text: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    width: int | None = None,
+) -> Table:
     """A table; what the cells say is never taken for markup, and control characters do nothing to the terminal.
+
+    Where it is wider than the terminal, columns are left out, and a line below says which: a word in pieces of four
+    letters can be read by nobody.
 
     Args:
         headings: Of the columns.
         rows: A text for each.
         right: The headings of those that are numbers.
+        spare: The headings of those that may be left out, the first one first.
+        width: In columns of characters; None: that of the terminal.
     """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    shown, left_out = _fitting(headings, cells, spare, make_console().width if width is None else width)
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+    if left_out:
+        made.caption = Text(f"left out: {', '.join(left_out)}; a wider terminal has room for them")
+        made.caption_justify = "left"
+    for index in shown:
+        made.add_column(headings[index], justify="right" if headings[index] in right else "left", overflow="fold")
+    for row in cells:
+        made.add_row(*(Text(row[index]) for index in shown))
     return made
+
+
+def _fitting(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int
+) -> tuple[list[int], list[str]]:
+    """The indices of the columns that there is room for, and the headings of the others."""
+    widths = [max(cell_len(text) for text in column) for column in zip(headings, *rows, strict=True)]
+    shown, left_out = list(range(len(headings))), []
+    for heading in spare:
+        if sum(widths[index] + _GAP for index in shown) - 1 <= width:
+            break
+        if heading in headings:
+            shown.remove(headings.index(heading))
+            left_out.append(heading)
+    return shown, left_out
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from nsbox._config.frozen import shown
 from nsbox._config.options import ExecutionOptions
 from nsbox._config.sandbox import SandboxConfig
-from nsbox._config.validation import flag, refuse
+from nsbox._config.validation import flag
 from nsbox._errors import ConfigError
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def _make_config(config: SandboxConfig | None = None, /, **fields: Any) -> Sandb
     Raises:
         ConfigError: An unknown field, a value that is not allowed, or a short form beside its long form.
     """
-    result = _start(config, SandboxConfig, _NO_CONFIG)
+    result = _start("config", config, SandboxConfig, _NO_CONFIG)
     _refuse_unknown(fields, _SANDBOX_NAMES, "a Sandbox", {"an execution": _OPTION_NAMES})
     short = {name: value for name, value in fields.items() if name in SHORT_FORMS}
     for name, value in short.items():
@@ -87,7 +87,7 @@ def make_options(options: ExecutionOptions | None = None, /, **fields: Any) -> E
     Raises:
         ConfigError: An unknown field or a value that is not allowed.
     """
-    result = _start(options, ExecutionOptions, _NO_OPTIONS)
+    result = _start("options", options, ExecutionOptions, _NO_OPTIONS)
     _refuse_unknown(fields, _OPTION_NAMES, "an execution", {"a Sandbox": _SANDBOX_NAMES})
     return dataclasses.replace(result, **fields) if fields else result
 
@@ -106,12 +106,15 @@ def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return sandbox, {name: value for name, value in fields.items() if name not in _SANDBOX_NAMES}
 
 
-def _start(given: T | None, kind: type[T], defaults: T) -> T:
+def _start(name: str, given: T | None, kind: type[T], defaults: T) -> T:
     """What was given, checked, or the defaults, which are the same for all: configurations do not change."""
     if given is None:
         return defaults
     if not isinstance(given, kind):
-        refuse("the first argument", given, f"a {kind.__name__} or None; everything else is given by name")
+        what = (
+            type(given).__name__ if dataclasses.is_dataclass(given) else shown(given)
+        )  # a whole configuration is long
+        raise ConfigError(f"{name}={what}: must be of class {kind.__name__}, or None; all else is given by name")
     return given
 
 

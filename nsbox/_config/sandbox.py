@@ -78,9 +78,9 @@ class SandboxConfig:
         require: Capabilities of the host that must be there, else `UnsupportedHostError`; see `nsbox doctor`.
         warm: Keep a warm interpreter for the runtime, and fork executions from it.
         preload: Modules that the warm interpreter imports before any untrusted code.
-        heartbeat_interval: Seconds, at least 0.01.
-        metrics_interval: Seconds, at least 0.01.
-        store: The SQLite file for executions, metrics and state; None: in memory.
+        heartbeat_interval: Seconds between two pings of the sandbox's PID 1, at least 0.01.
+        metrics_interval: Seconds between two looks at its counters, at least 0.01; see docs/metrics.md.
+        store: The SQLite file for executions, metrics and state; None: nothing is kept.
 
     Raises:
         ConfigError: Names the field, the value and what is allowed.

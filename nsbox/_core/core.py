@@ -82,7 +82,7 @@ class SandboxCore:
     def __init__(self, config: SandboxConfig) -> None:
         refuse_unavailable(config)
         check_preload(config)
-        self.runtime = find_runtime(config.runtime)
+        self.runtime = find_runtime(config.runtime, field="runtime")
         self.id = f"sbx-{secrets.token_hex(6)}"
         self.config = config
         self.totals = Totals(datetime.now(UTC))

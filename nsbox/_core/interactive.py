@@ -163,6 +163,11 @@ class Interactive:
     def execution_id(self) -> str:
         return self._running.execution.id
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended; from any thread."""
+        return self._ended.is_set()
+
     async def start(self, order: Order) -> None:
         """Send it on its way; returns when the program runs."""
         self._scope = start_soon(self._work, order)
@@ -182,7 +187,9 @@ class Interactive:
                 close_stdio=self._stdio.close_theirs, on_start=self._note_start,
             )  # fmt: skip
 
-        self._failure = InvalidStateError("the program was ended before it had a result")
+        self._failure = InvalidStateError(
+            "the program was ended before it had a result; call `wait` before its `with` ends, or `close` is called"
+        )
         try:
             self._result = await self._core.executions.perform(self._running, order, carry_out)
             self._failure = None
@@ -259,8 +266,8 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
         rows, columns = size
     except (TypeError, ValueError):
         raise ConfigError(f"pty={size!r}: must be rows and columns, such as (24, 80)") from None
-    for side in (rows, columns):
-        integer("a side of pty", side, minimum=1, maximum=_LONGEST_SIDE)
+    for name, side in (("rows", rows), ("columns", columns)):
+        integer(f"pty {name}", side, minimum=1, maximum=_LONGEST_SIDE)
     return rows, columns
 
 

@@ -15,7 +15,7 @@ def refuse_unavailable(config: SandboxConfig) -> None:
         ConfigError: Names the field.
     """
     wanted = {
-        "resources.network.access='egress'": config.resources.network.access == "egress",
+        "resources.network.access='egress' (network=True)": config.resources.network.access == "egress",
     }
     for field, asked in wanted.items():
         if asked:

@@ -20,8 +20,12 @@ RUNTIMES: Mapping[str, Runtime] = BuiltIn(
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
-def find_runtime(language: str | Runtime) -> Runtime:
+def find_runtime(language: str | Runtime, *, field: str = "language") -> Runtime:
     """The runtime of a name, or the one given.
+
+    Args:
+        language: Either.
+        field: What the caller calls it, for the error.
 
     Raises:
         ConfigError: There is none of that name.
@@ -31,7 +35,7 @@ def find_runtime(language: str | Runtime) -> Runtime:
     try:
         return RUNTIMES[language]
     except KeyError:
-        raise ConfigError(f"language={language!r}: must be one of {', '.join(RUNTIMES)}, or a Runtime") from None
+        raise ConfigError(f"{field}={language!r}: must be one of {', '.join(RUNTIMES)}, or a Runtime") from None
 
 
 def language_of_file(name: str) -> str | None:

@@ -3,6 +3,7 @@
 The exit status is 0 when every grade and verdict is the expected one, 1 when not, 2 when this host cannot do it.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -60,6 +61,9 @@ def main() -> int:
     console.print(table_of(graded))
     good = sum(one.as_expected for one in graded)
     console.print(f"{good} of {len(graded)} verdicts as expected, in {time.monotonic() - started:.1f} s")
+    if any((one.verdict, one.submission.verdict) == ("wall_time_limit", "cpu_time_limit") for one in graded):
+        load = f"the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+        console.print(f"CPU time limits were not reached within the wall clock limits: this machine is busy ({load}).")
     return 0 if graded and good == len(graded) else 1
 
 

@@ -147,6 +147,7 @@ def test_a_host_that_cannot_do_it_is_125_with_the_remedy() -> None:
         (["--language", "cobol", "-c", "pass"], "cobol"),
         (["--language", "python", "--", "true"], "--language='python'"),
         (["no-such-file.py"], "no-such-file.py"),
+        (["ls", "-l"], "a command of the sandbox stands behind --"),
         (["."], "directory"),
         (["latin1.py"], "latin1.py"),
         (["--", ""], "argv[0]"),
@@ -357,6 +358,7 @@ def test_help_and_documentation_have_every_status_and_option() -> None:
     options = {name for name in re.findall(r"--[a-z][a-z-]*", shown) if name != "--help"}
     documented = set(re.findall(r"^\| `(--[a-z-]+)`", document, re.MULTILINE))
     assert options == documented
+    assert "nsbox[plot]" in nsbox("metrics", "--help", env=wide).stdout.decode()
     for status, meaning in exits.DOCTOR_TABLE:
         assert f"| {status} | {meaning} |" in document
         assert meaning in nsbox("doctor", "--help", env=wide).stdout.decode()

@@ -32,8 +32,10 @@ def test_a_program_on_pipes_is_talked_to() -> None:
         for word in (b"one", b"two"):
             process.stdin.send_all(word + b"\n")
             assert read_until(process, b"\n") == word.upper() + b"\n"
+        assert repr(process) == f"<BlockingProcess {process.execution_id}: running, pid {process.pid}>"
         process.stdin.close()
         result = process.wait()
+        assert "ended" in repr(process)
         assert result.verdict is Verdict.NONZERO_EXIT  # input() raises EOFError
         assert process.stderr is not None
         assert b"EOFError" in b"".join(process.stderr)

@@ -82,8 +82,9 @@ def test_a_bad_short_form_is_named_as_it_was_given() -> None:
         (lambda: make_options(timeuot=1), ["'timeuot'", "did you mean", "timeout"]),
         (lambda: make_options(memory_mb=1), ["'memory_mb'", "it is one of a Sandbox"]),
         (lambda: split_fields({"argumets": ()}), ["'argumets'", "did you mean", "arguments"]),
-        (lambda: make_config("python"), ["the first argument='python'", "SandboxConfig"]),  # type: ignore[arg-type]
-        (lambda: make_options({"timeout": 1}), ["the first argument", "ExecutionOptions"]),  # type: ignore[arg-type]
+        (lambda: make_config("python"), ["config='python'", "SandboxConfig"]),  # type: ignore[arg-type]
+        (lambda: make_options(SandboxConfig()), ["options=SandboxConfig: must be of class ExecutionOptions"]),  # type: ignore[arg-type]
+        (lambda: make_options({"timeout": 1}), ["options={'timeout': 1}", "ExecutionOptions"]),  # type: ignore[arg-type]
     ],
 )
 def test_an_unknown_field_is_refused_with_what_was_meant(call: Callable[[], object], words: list[str]) -> None:

@@ -101,9 +101,13 @@ def test_require_lets_exactly_the_named_states_pass(state: SandboxStatus) -> Non
     else:
         with pytest.raises(InvalidStateError) as caught:
             machine.require(*ACTIVE, action="execute")
-        assert str(caught.value) == (
-            f"cannot execute: the sandbox is {state.value}, and this needs it to be running or idle or busy"
+        reason, _, remedy = str(caught.value).partition("; ")
+        assert (
+            reason == f"cannot execute: the sandbox is {state.value}, and this needs it to be running or idle or busy"
         )
+        remedies = {S.CREATING: "`start`", S.SUSPENDED: "`resume`", S.TERMINATED: "make a new one", S.ERROR: "`reset`"}
+        assert remedies.get(state, "") in remedy
+        assert bool(remedy) == (state in remedies)
         assert not isinstance(caught.value, InvalidStateTransitionError)
 
 
