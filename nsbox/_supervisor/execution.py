@@ -166,10 +166,13 @@ async def run_interactive(
         on_start: Called with a pidfd of its own once the program runs. It is not called where it could not be started.
         on_sampler: Called with what samples it, before it is started.
     """
-    record, sampler = await _carry_out(
-        cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
-        on_start=on_start, on_sampler=on_sampler, cold=True,
-    )  # fmt: skip
+    try:
+        record, sampler = await _carry_out(
+            cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
+            on_start=on_start, on_sampler=on_sampler, cold=not order.warm,
+        )  # fmt: skip
+    except _StillbornError as exc:  # what it was given is closed already: its caller has to begin anew
+        raise SetupError("warm", errno.ECHILD, "the interpreter died before it had forked the program") from exc
     return _outcome(cell, order, record, sampler, 0, b"", b"")
 
 
@@ -220,13 +223,18 @@ async def _carry_out(
         start.close()
         if sampler in cell.samplers:
             cell.samplers.remove(sampler)
+    _check_carried_out(cell, order, record, cold=cold)
+    return record, sampler
+
+
+def _check_carried_out(cell: Cell, order: Order, record: wire.Record, *, cold: bool) -> None:
+    """Raise where a record is not about the end of a program."""
     if record.type is wire.Up.FAILED and record.stage is wire.Stage.WARM and not cold:
         raise _StillbornError
     if record.type is wire.Up.FAILED:
         raise _start_failure(cell, order, record)
     if record.reason == wire.REASON_LOST:
         raise cell.lost or cell.doomed or NetworkError("the sandbox's PID 1 has died, and every process with it")
-    return record, sampler
 
 
 def _outcome(
