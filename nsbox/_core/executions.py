@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nsbox._config import ExecutionOptions, FrozenMap, Runtime, effective_limits
-from nsbox._core.aftermath import announce, is_quota_full
+from nsbox._core.aftermath import announce, is_quota_full, verdict_error
 from nsbox._core.orders import make_order
 from nsbox._core.output import OutputQueue, OutputSink
 from nsbox._core.program import Program, Running, run_program
@@ -233,6 +233,7 @@ class Executions:
         finally:
             self._end(running, result, error)
             if result is not None and result.verdict is Verdict.SECURITY_VIOLATION:
+                self._core.last_error = verdict_error(result)
                 await self._core.terminate()  # not cancelled; what attacks gets no second program
 
     def _begin(self, running: Running, order: Order) -> None:

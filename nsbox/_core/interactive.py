@@ -18,7 +18,7 @@ from nsbox._config import ExecutionOptions
 from nsbox._config.validation import integer
 from nsbox._core.core import SandboxCore
 from nsbox._core.program import Running
-from nsbox._errors import ConfigError, InvalidStateError, SetupError
+from nsbox._errors import ConfigError, InvalidStateError, SandboxError, SetupError
 from nsbox._results import ExecutionResult
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell
@@ -27,6 +27,7 @@ from nsbox._supervisor.start import pid_of
 
 _TIOCGPTPEER = 0x5441  # <asm-generic/ioctls.h>: the other end, in whatever mount namespace it is, ioctl_tty(2)
 _TIOCSPTLCK = 0x40045431
+_END_SECONDS = 10.0
 _LONGEST_SIDE = 65_535  # of a terminal: struct winsize has 16 bits
 
 
@@ -246,9 +247,16 @@ class Interactive:
         self._stdio.resize(rows, columns)
 
     async def close(self) -> None:
-        """End it and all that it has started, wait for that, and close the streams. Not cancelled."""
+        """End it and all that it has started, wait for that, and close the streams. Not cancelled.
+
+        Its result says CANCELLED, as with `terminate_execution`.
+        """
         with trio.CancelScope(shield=True):
             if self._scope is not None:
+                with contextlib.suppress(SandboxError), trio.move_on_after(_END_SECONDS):
+                    if not self._ended.is_set():
+                        await self._core.executions.terminate(self.execution_id)
+                        await self._ended.wait()
                 self._scope.cancel()
                 await self._ended.wait()
             for stream in (self.stdin, self.stdout, self.stderr):

@@ -74,6 +74,7 @@ def test_closing_a_terminal_hangs_up() -> None:
         process.close()
         assert not programs()
         assert not sandbox.executions
+        assert process.wait().verdict is Verdict.CANCELLED
 
 
 def test_a_signal_reaches_the_program() -> None:

@@ -400,6 +400,7 @@ def test_a_violation_ends_the_sandbox_before_the_call_returns(bell: Bell) -> Non
             result = await sandbox.execute(MOUNT)
             assert result.verdict is Verdict.SECURITY_VIOLATION
             assert sandbox.status is SandboxStatus.TERMINATED
+            assert isinstance(sandbox.last_error, nsbox.SecurityViolationError)
             lines = seen.lines()
             at = lines.index("security_violation")
             assert lines[at : at + 4] == ["security_violation", "execution_failed", "terminating", "disconnected 1000"]
