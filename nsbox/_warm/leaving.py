@@ -18,7 +18,7 @@ SPECIAL = (
     "meta_path", "__interactivehook__",
 )  # fmt: skip
 """Names in `sys`, as in sys_deletes."""
-MOST_LEFT = 10_000
+MOST_LEFT = 30_000
 """Objects: to look through more takes longer than to take all apart."""
 
 
@@ -27,6 +27,9 @@ class Leaving:
 
     Args:
         exit: exit(3).
+
+    Attributes:
+        status: The exit status, once it is known.
     """
 
     def __init__(self, exit: "Callable[[int], object]") -> None:
@@ -41,8 +44,7 @@ class Leaving:
         self._gc, self._signal, self._sys = gc, _signal, sys  # what a program puts in their place is not for here
         self._reference = _weakref.ref
         self._module = types.ModuleType
-        self._unregister = atexit.unregister
-        self._status: int | None = None
+        self.status: int | None = None
         self._known: frozenset[str] = frozenset()
         self._kept: tuple[object, ...] = ()
         self._filters = -1
@@ -56,30 +58,19 @@ class Leaving:
         # they lose their names, and would be taken apart
         self._kept = tuple(getattr(sys, name, None) for name in SPECIAL)
 
-    def ends(self, status: int | None) -> None:
-        """The program is through.
-
-        Args:
-            status: Its exit status; None: not known here.
-        """
-        if self._sys.gettrace() is None and self._sys.getprofile() is None:
-            self._status = status
-        else:
-            self._unregister(self.leave)  # it would be traced
-
     def leave(self) -> None:
         """End the process, where nothing is in the way. `atexit`'s other functions have been called by now."""
-        if self._status is None:
+        if self.status is None:
             return
         try:
-            if self._is_plain():
+            if self._is_plain() and not self._has_finalizers(files=False):
                 self._flush()
                 self._default_signals()
                 if self._gc.isenabled():
                     self._gc.collect()
                 if self._take_apart():
                     self._flush()
-                    self._exit(self._status & 0xFF)
+                    self._exit(self.status)
         except BaseException:  # noqa: BLE001  # whatever it is, the interpreter comes to it again, and tells it
             return
 
@@ -127,7 +118,7 @@ class Leaving:
                 self._clear(module.__dict__)
         module = None
         gc.collect()
-        return lives() is None and not self._has_finalizers()
+        return lives() is None and not self._has_finalizers(files=True)
 
     def _mark(self, namespace: "dict[Any, Any]") -> "Any":
         """What tells whether a namespace still is there."""
@@ -147,8 +138,15 @@ class Leaving:
                 if own if first else name != "__builtins__":
                     namespace[name] = None
 
-    def _has_finalizers(self) -> bool:
-        """Whether anything is left of what was made since the fork that does something at its end."""
+    def _has_finalizers(self, *, files: bool) -> bool:
+        """Whether anything that was made since the fork does something at its end.
+
+        What a program says there depends on what is there of the interpreter. Files only write what is in their buffer,
+        wherever they end: those that do not end here are for the interpreter.
+
+        Args:
+            files: Whether files count, but for the standard streams.
+        """
         objects = self._gc.get_objects()
         if len(objects) > MOST_LEFT:
             return True
@@ -156,4 +154,5 @@ class Leaving:
         for stream in (self._sys.stdin, self._sys.stdout, self._sys.stderr):
             buffer = getattr(stream, "buffer", None)
             own |= {id(stream), id(buffer), id(getattr(buffer, "raw", None))}
-        return any(hasattr(type(one), "__del__") and id(one) not in own for one in objects)
+        kinds = {type(one) for one in objects if id(one) not in own}
+        return any(hasattr(kind, "__del__") and (files or kind.__module__ != "_io") for kind in kinds)

@@ -216,6 +216,12 @@ def forget_home() -> None:
 
 if __name__ == "__main__":
     del __import__("sys").path[0]  # the directory it was started in, which is the root: nothing is imported from there
+    from atexit import unregister
+    from sys import (
+        getprofile,
+        gettrace,
+    )  # functions in C: no trace function of a program's is told that they are called
+
     words, variables, leaving = serve()
     path = become(words, variables)
     failed = None
@@ -224,14 +230,18 @@ if __name__ == "__main__":
             code = compile(text.read(), path, "exec", dont_inherit=True)
         del text
         exec(code, __import__("sys").modules["__main__"].__dict__)  # by no other name: it is emptied at the end
+        leaving.status = 0
     except SystemExit as end:
-        leaving.ends(status_of(end))
+        if gettrace() is None:
+            leaving.status = status_of(end)
         raise
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
         failed = error
+    finally:
+        if gettrace() is not None or getprofile() is not None:
+            unregister(leaving.leave)
     if failed is not None:
         tell(failed)
         failed = None
-        leaving.ends(1)
+        leaving.status = 1
         raise SystemExit(1)
-    leaving.ends(0)
