@@ -196,8 +196,7 @@ async def _carry_out(
         group=order.group, kill=killer.kill,
     )  # fmt: skip
     on_sampler(sampler)
-    flags = (wire.EXEC_TERMINAL if terminal else 0) | (wire.EXEC_COLD if cold else 0)
-    flags |= wire.EXEC_WARM if order.warm and not cold else 0
+    flags = _flags(warm=order.warm, cold=cold, terminal=terminal)
     start = _Start(on_start)
     try:
         if order.sampled or on_start is not None:
@@ -229,12 +228,17 @@ async def _carry_out(
 
 def _check_carried_out(cell: Cell, order: Order, record: wire.Record, *, cold: bool) -> None:
     """Raise where a record is not about the end of a program."""
-    if record.type is wire.Up.FAILED and record.stage is wire.Stage.WARM and not cold:
-        raise _StillbornError
     if record.type is wire.Up.FAILED:
-        raise _start_failure(cell, order, record)
+        raise _start_failure(cell, order, record, cold=cold)
     if record.reason == wire.REASON_LOST:
         raise cell.lost or cell.doomed or NetworkError("the sandbox's PID 1 has died, and every process with it")
+
+
+def _flags(*, warm: bool, cold: bool, terminal: bool) -> int:
+    found = wire.EXEC_TERMINAL if terminal else 0
+    if cold:
+        return found | wire.EXEC_COLD
+    return found | wire.EXEC_WARM if warm else found
 
 
 def _outcome(
@@ -396,8 +400,10 @@ def _pipes() -> Iterator[_Pipes]:
         pipes.close_all()
 
 
-def _start_failure(cell: Cell, order: Order, record: wire.Record) -> SandboxError:
+def _start_failure(cell: Cell, order: Order, record: wire.Record, *, cold: bool) -> SandboxError | _StillbornError:
     """Whose fault it is: a program or directory that is not there is the caller's, all else the host's."""
+    if record.stage is wire.Stage.WARM and not cold:
+        return _StillbornError()
     if record.stage is wire.Stage.EXEC:
         return program_start_error(os.fsdecode(order.plan.argv[0]), record.error)
     if record.stage is wire.Stage.DIRECTORY:

@@ -2,5 +2,6 @@
 
 ::
 
+    leaving   the end of a program, in front of it
     zygote    what runs in the interpreter itself; its text goes there by -c
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
-_ZYGOTE = Path(__file__).with_name("zygote.py")
+_PARTS = ("leaving.py", "zygote.py")
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LANG", "LC_", "OMP_", "OPENBLAS_", "MKL_")
 """Variables that an interpreter, its loader or its libraries read once: who sets one gets an interpreter of his own."""
 
@@ -74,11 +75,16 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
         **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
     path = config.environment.get("PYTHONPATH", "") if config.preload else ""
-    argv = (os.path.join(directory, "python3"), "-c", _ZYGOTE.read_text(), path, *config.preload)
+    argv = (os.path.join(directory, "python3"), "-c", _text(), path, *config.preload)
     return InterpreterPlan(
         argv=tuple(os.fsencode(word) for word in argv),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
     )
+
+
+@functools.cache
+def _text() -> str:
+    return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _PARTS)
 
 
 def may_run_warm(text: bytes, variables: Mapping[str, str]) -> bool:

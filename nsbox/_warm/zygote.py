@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # as typing has it, which would have to be imported
 if TYPE_CHECKING:
     from typing import Any
 
+    from nsbox._warm.leaving import Leaving
+
 
 def preload(path: str, names: list[str]) -> None:
     """Import the modules; ends the process, having said why, where one cannot be."""
@@ -92,8 +94,8 @@ def find_title() -> "Any":
     return show
 
 
-def serve() -> "tuple[list[bytes], list[bytes]]":
-    """Fork for ever. Returns in a child, with the words and the variables of a program to run."""
+def serve() -> "tuple[list[bytes], list[bytes], Leaving]":
+    """Fork for ever. Returns in a child, with the words and the variables of a program to run, and its end."""
     import ctypes
     import gc
     import os
@@ -106,12 +108,14 @@ def serve() -> "tuple[list[bytes], list[bytes]]":
     show_title(b"nsbox-launcher interpreter")
     if waiting.nsbox_setup(3) < 0:
         os._exit(1)
+    leaving = Leaving(library.exit)
     preload(sys.argv[1], sys.argv[2:])
     library.nsbox_arguments.restype = library.nsbox_environment.restype = ctypes.POINTER(ctypes.c_char_p)
     before = ctypes.pythonapi.PyOS_BeforeFork
     in_parent, in_child = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
     before.restype = in_parent.restype = in_child.restype = None
     rehearse()
+    leaving.remember()
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -145,7 +149,7 @@ def serve() -> "tuple[list[bytes], list[bytes]]":
 
     words = read(library.nsbox_arguments())
     show_title(b" ".join(words))
-    return words, read(library.nsbox_environment())
+    return words, read(library.nsbox_environment()), leaving
 
 
 def become(words: list[bytes], variables: list[bytes]) -> str:
@@ -191,6 +195,15 @@ def tell(error: BaseException) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def status_of(end: SystemExit) -> int:
+    """The exit status that it stands for, as handle_system_exit() in Python/pythonrun.c has it."""
+    if end.code is None:
+        return 0
+    if not isinstance(end.code, int):
+        return 1
+    return end.code & 0xFF if -(1 << 63) <= end.code < 1 << 63 else 0xFF
+
+
 def forget_home() -> None:
     """Where a user's own modules are: the interpreter has had no home, and the program has another."""
     import sys
@@ -203,17 +216,32 @@ def forget_home() -> None:
 
 if __name__ == "__main__":
     del __import__("sys").path[0]  # the directory it was started in, which is the root: nothing is imported from there
-    path = become(*serve())
+    from atexit import unregister
+    from sys import (
+        getprofile,
+        gettrace,
+    )  # functions in C: no trace function of a program's is told that they are called
+
+    words, variables, leaving = serve()
+    path = become(words, variables)
     failed = None
     try:
         with open(path, "rb") as text:
             code = compile(text.read(), path, "exec", dont_inherit=True)
+        del text
         exec(code, __import__("sys").modules["__main__"].__dict__)  # by no other name: it is emptied at the end
-    except SystemExit:
+        leaving.status = 0
+    except SystemExit as end:
+        if gettrace() is None:
+            leaving.status = status_of(end)
         raise
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
         failed = error
+    finally:
+        if gettrace() is not None or getprofile() is not None:
+            unregister(leaving.leave)
     if failed is not None:
         tell(failed)
         failed = None
+        leaving.status = 1
         raise SystemExit(1)

@@ -1,9 +1,13 @@
 """Warm interpreters: a program cannot tell that it was not started by `python3 main.py`, but for what the docs name."""
 
+import concurrent.futures
+import contextlib
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from watching import command_line, parts_of_nsbox, until
@@ -309,6 +313,171 @@ import ctypes; print(ctypes.CDLL(None).getpid() == __import__('os').getpid())
 import os; print(open('/proc/self/comm').read(), os.readlink('/proc/self/exe'))
 ---
 import sys; print(open('/proc/self/cmdline').read().replace('\0', ' ').strip())
+---
+f = open('kept.txt', 'w'); f.write('written at the end')
+---
+import builtins; builtins.kept = open('kept.txt', 'w'); kept.write('held by a module')
+---
+print(open('kept.txt').read())
+---
+import sys; sys.stdout = open('out.txt', 'w'); print('elsewhere')
+---
+print(open('out.txt').read())
+---
+import builtins
+class D:
+    def __del__(self): print('deleted', self.x)
+builtins.d = D(); d.x = 1
+---
+import os
+class D:
+    def __del__(self): print('deleted')
+os.d = D(); f = lambda: d
+---
+import builtins
+old = print
+builtins.print = lambda *a: old('mine', *a)
+class D:
+    def __del__(self): print('deleted')
+d = D()
+---
+class D:
+    def __init__(self, n): self.n = n
+    def __del__(self): print('deleted', self.n)
+a, b, _c = D('a'), D('b'), D('c')
+a.b, b.a = b, a
+---
+import helper
+class D:
+    def __del__(self): print('deleted', helper.VALUE)
+helper.d = D()
+---
+class D:
+    def __del__(self): raise ValueError('in __del__')
+d = D()
+---
+class D:
+    def __del__(self):
+        import json
+        print(json)
+d = D()
+---
+class D:
+    def __del__(self):
+        import sys
+        print(sys.path, sys.meta_path, sys.argv, __name__, __file__)
+d = D()
+---
+import weakref
+class A: pass
+a = A(); r = weakref.ref(a, lambda _: print('gone')); print('on')
+---
+def g():
+    try: yield 1
+    finally: print('finally')
+x = g(); next(x)
+---
+import sys
+def g():
+    try: yield 1
+    finally: print('finally')
+sys.kept = g(); next(sys.kept)
+---
+import asyncio
+async def f(): pass
+c = f()
+---
+import gc; gc.disable()
+class D:
+    def __del__(self): print('deleted')
+d = D(); d.d = d
+---
+import gc; gc.callbacks.append(lambda phase, info: print(phase, info['generation']))
+---
+import gc; gc.freeze()
+class D:
+    def __del__(self): print('deleted')
+d = D()
+---
+import sys
+sys.unraisablehook = lambda u: print('hook', u.exc_type.__name__)
+class D:
+    def __del__(self): 1 / 0
+d = D()
+---
+import warnings; warnings.simplefilter('always'); f = open('/dev/null')
+---
+import sys; sys.setprofile(lambda *a: None); print('profiled')
+---
+import sys
+sys.settrace(lambda frame, event, arg: print(event, frame.f_code.co_name))
+def f(): pass
+f()
+---
+import ctypes; ctypes.CDLL(None).printf(b'from libc, buffered'); print('from Python')
+---
+import threading, time
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); print('with a daemon')
+---
+import atexit, sys
+atexit.register(lambda: sys.stdout.write('registered first\n')); atexit.register(lambda: sys.exit(5)); print('on')
+---
+import atexit; atexit._clear(); print('cleared')
+---
+import sys; sys.modules.clear(); print('no modules')
+---
+import sys; del sys.modules['__main__']
+class D:
+    def __del__(self): print('deleted')
+d = D()
+---
+import sys; sys.stdout = None; sys.stderr = None
+---
+import sys; del sys.stdout
+---
+import sys; sys.exit(-1)
+---
+import sys; sys.exit(2 ** 40 + 3)
+---
+import sys; sys.exit(2 ** 70)
+---
+import sys; sys.exit(True)
+---
+import os
+if os.fork():
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+else:
+    class D:
+        def __del__(self): print('deleted in the child')
+    d = D(); raise SystemExit(6)
+---
+import logging; logging.basicConfig(filename='log.txt', level=10); logging.info('noted')
+---
+print(open('log.txt').read())
+---
+import signal
+class D:
+    def __del__(self): print('deleted', signal.getsignal(signal.SIGTERM))
+d = D(); signal.signal(signal.SIGTERM, lambda *a: d)
+---
+import sys; sys.excepthook = lambda *a: sys.exit(8); 1 / 0
+---
+import os; os.close(2); 1 / 0
+---
+import os; os.close(1); print('nowhere'); raise SystemExit(3)
+---
+import tempfile; d = tempfile.TemporaryDirectory(); print('on')
+---
+import socket; s = socket.socket(); print('open')
+---
+import queue, threading
+q = queue.Queue()
+def work():
+    while True:
+        item = q.get()
+        if item is None: break
+        print(item, flush=True)
+t = threading.Thread(target=work); t.start(); q.put(1); q.put(None)
 """
 CASES = [script.strip("\n") for script in SCRIPTS.split("\n---\n")]
 INPUT = "one\ntwo\n"
@@ -478,6 +647,51 @@ def test_an_interpreter_that_dies_is_replaced() -> None:
             assert sandbox.execute("print(1)").stdout == "1\n"
         until(lambda: sandbox.isolation["interpreter"] == "warm", "there is another one", 30)
         assert sandbox.execute("print(2)").stdout == "2\n"
+
+
+@pytest.mark.lane_unified
+def test_no_program_is_lost_with_the_interpreter() -> None:
+    """It is killed in the middle of many executions, again and again: each has its own output and its verdict."""
+    with nsbox.Sandbox() as first:
+        wait_until_warm(first)
+        started = threading.Barrier(5)
+        wrong: list[object] = []
+
+        def work(number: int) -> None:
+            started.wait(30)
+            for turn in range(12):
+                with nsbox.Sandbox() as sandbox:
+                    text = f"{number} {turn}\n"
+                    results = [sandbox.execute(f"print(input(), {turn})", stdin=f"{number}\n"), sandbox.run(["true"])]
+                    if [result.stdout for result in results] != [text, ""] or not all(one.ok for one in results):
+                        wrong.append(results)
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(work, number) for number in range(4)]
+            started.wait(30)
+            killed = 0
+            while not all(call.done() for call in calls):
+                for pid in interpreters():
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                        if not is_in_sandbox(pid):
+                            os.kill(pid, signal.SIGKILL)
+                            killed += 1
+                first.execute("pass")  # and the next one is started
+            for call in calls:
+                call.result()
+        assert wrong == []
+        assert killed > 1
+        until(lambda: first.execute("pass").ok and first.isolation["interpreter"] == "warm", "there is another", 60)
+
+
+def is_in_sandbox(pid: int) -> bool:
+    """Whether it is in one pid namespace more than the launcher, proc_pid_status(5)."""
+
+    def depth(of: int) -> int:
+        status = Path(f"/proc/{of}/status").read_text().splitlines()
+        return len(next(line for line in status if line.startswith("NSpid:")).split())
+
+    return depth(pid) > depth(parts_of_nsbox()[0])
 
 
 def interpreters() -> list[int]:
