@@ -148,11 +148,15 @@ struct cell *cell_new(struct launcher *launcher, struct template *template, stru
 	return cell;
 }
 
+/* Who waits for it is told by `failure` of its end; a restart of a sandbox that is lost by the loss, and by nothing that
+ * comes later: it could be taken for the answer to the next restart of that name. */
 static void give_up_heir(struct launcher *launcher, const struct cell *cell)
 {
 	for (struct cell *heir = launcher->cells; heir; heir = heir->next)
 		if (heir->predecessor == cell) {
 			heir->predecessor = NULL;
+			if (!cell->destroy_asked)
+				heir->restart_id = 0;
 			heir->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
 			cell_end(launcher, heir, REASON_CANCELLED);
 		}
@@ -194,6 +198,7 @@ void cell_end(struct launcher *launcher, struct cell *cell, enum kill_reason rea
 
 	if (cell->state != CELL_DYING) {
 		cell->state = CELL_DYING;
+		cell->freezing = false;
 		for (struct task *task = launcher->tasks; task; task = task->next)
 			if (task->cell == cell)
 				task_kill(launcher, task, reason);
@@ -508,6 +513,7 @@ void cell_destroy(struct launcher *launcher, uint32_t id)
 	}
 	cell->destroy_asked = true;
 	cell->told_end = false; /* one that is lost has told so, and now tells that it is gone */
+	give_up_heir(launcher, cell); /* else that would take over the name, and live on */
 	cell_end(launcher, cell, REASON_CANCELLED);
 }
 

@@ -222,7 +222,7 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	struct failure failure;
 
 	if (!down->id || !cell || !cell->id || cell->state != CELL_READY || cell->frozen_at || fd_count != 3) {
-		errno = cell && cell->state != CELL_READY ? ESRCH : EPROTO;
+		errno = !cell || cell->state != CELL_READY ? ESRCH : cell->frozen_at ? EBUSY : EPROTO;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;

@@ -215,6 +215,7 @@ class Executions:
             order: What the launcher is told of it.
             carry_out: The way down and up.
         """
+        self.require_room()  # again: a spawned program's task starts later than it was asked for
         _, cell = self._core.living()
         self._begin(running, order)
         result: ExecutionResult | None = None

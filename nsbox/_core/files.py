@@ -183,7 +183,10 @@ class Files(Part):
                 raise InvalidStateError(f"cannot {action}: the sandbox has ended, or was started anew, meanwhile")
 
         with named(path):
-            root = Root.duplicate(cell.root, QUOTA, supervisor.launcher_pidfd if foreign else -1)
+            hidden = self._core.config.writable_root  # by the /run of its own, where root inside makes what it likes
+            root = Root.duplicate(
+                cell.root, HOME if hidden else QUOTA, supervisor.launcher_pidfd if foreign else -1, closed=not hidden
+            )
         with root:
             return await self.in_thread(work, root, check)
 

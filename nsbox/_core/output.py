@@ -13,6 +13,12 @@ from nsbox._events import Event, ExecutionOutput
 
 _MOST_WAITING = 1 << 20
 """Characters that a reader may be behind before the program has to wait."""
+_EVENT_WEIGHT = 512
+"""An event counts as so many characters more, which is about what it takes: a program may write single bytes."""
+
+
+def _weight(event: Event) -> int:
+    return len(event.content) + _EVENT_WEIGHT if isinstance(event, ExecutionOutput) else 0
 
 
 class OutputQueue:
@@ -28,7 +34,7 @@ class OutputQueue:
     def put(self, event: Event) -> None:
         """Append; never waits."""
         self._events.append(event)
-        self._size += len(event.content) if isinstance(event, ExecutionOutput) else 0
+        self._size += _weight(event)
         self._news.set()
 
     def put_own(self, execution_id: str) -> Callable[[ExecutionOutput], None]:
@@ -59,7 +65,7 @@ class OutputQueue:
             self._news = trio.Event()
             await self._news.wait()
         event = self._events.popleft()
-        self._size -= len(event.content) if isinstance(event, ExecutionOutput) else 0
+        self._size -= _weight(event)
         if self._size < _MOST_WAITING:
             self._room.set()
         return event

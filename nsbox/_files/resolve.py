@@ -24,6 +24,7 @@ from nsbox._errors import SandboxError, file_operation_error
 from nsbox._files import calls
 
 _INSIDE = calls.RESOLVE_IN_ROOT | calls.RESOLVE_NO_MAGICLINKS
+_NO_MOUNT = -1
 _TRIES = 100
 """openat2(2) says EAGAIN where something was renamed during a lookup with "..": to be tried again, not for ever."""
 
@@ -111,13 +112,15 @@ class Root:
     member: int = -1
 
     @classmethod
-    def duplicate(cls, root: int, quota: str, member: int = -1) -> Self:
+    def duplicate(cls, root: int, quota: str, member: int = -1, *, closed: bool = True) -> Self:
         """Of descriptors that somebody else may close at any time.
 
         Args:
             root: The root directory.
             quota: Where the file system that everything writable is in is mounted itself: not a program's to change.
             member: As the attribute.
+            closed: Whether nothing is resolved in there. False: `quota` is a place that programs use, and the mount of
+                the whole is hidden by another, so that no path leads to it.
 
         Raises:
             OSError: This process may have no more open.
@@ -126,7 +129,7 @@ class Root:
         try:
             with closing(retried(own, to_bytes(quota), os.O_PATH | os.O_DIRECTORY, _INSIDE)) as place:
                 status = calls.statx(place)
-            return cls(own, status.mount, status.device, os.dup(member) if member >= 0 else -1)
+            return cls(own, status.mount if closed else _NO_MOUNT, status.device, os.dup(member) if member >= 0 else -1)
         except BaseException:
             os.close(own)
             raise

@@ -150,10 +150,17 @@ class Cell:
             NetworkError: The launcher or PID 1 died.
         """
         await self._do(wire.Down.FREEZE, "cgroup.freeze")
+        self._require_alive()
 
     async def thaw(self) -> None:
         """Let every process go on. Raises as `freeze`."""
         await self._do(wire.Down.THAW, "cgroup.freeze")
+        self._require_alive()
+
+    def _require_alive(self) -> None:
+        """It may have died right behind the answer: who waited for that goes on only after both are known."""
+        if self.lost is not None:
+            raise self.lost
 
     async def restart(self) -> None:
         """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from nsbox._cgroups import CounterSlot
-from nsbox._errors import NetworkError, SandboxError, SetupError, program_start_error
+from nsbox._errors import InvalidStateError, NetworkError, SandboxError, SetupError, program_start_error
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._plan import ExecutionPlan
 from nsbox._seccomp import abi_name, syscall_name
@@ -410,6 +410,8 @@ def _start_failure(cell: Cell, order: Order, record: wire.Record, *, cold: bool)
         return program_start_error(order.plan.directory, record.error, "the working directory")
     if record.stage is wire.Stage.PROTOCOL and record.error == errno.ESRCH:  # it is dying, and will be heard of
         return cell.lost or NetworkError("the sandbox's PID 1 has died, and every process with it")
+    if record.stage is wire.Stage.PROTOCOL and record.error == errno.EBUSY:
+        return InvalidStateError("cannot execute: the sandbox is being suspended")
     return cell.failure(record, "starting the program")
 
 

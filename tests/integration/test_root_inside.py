@@ -59,6 +59,21 @@ def test_root_changes_the_root_and_it_is_gone_with_the_sandbox() -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_cgroups
+def test_the_file_api_reads_and_writes_a_writable_root() -> None:
+    """Places of programs and of root alike; what root inside has put where the quota lies elsewhere does not matter."""
+    with sandbox() as one:
+        for trap in ("true", "mkdir /run/quota", "rmdir /run/quota; ln -s /workspace /run/quota"):
+            as_root(one, trap)
+            for path in ("/workspace/x", "/home/user/x", "/tmp/x", "/opt/x", "/etc/x", "/usr/local/x", "/run/x"):
+                one.write_file(path, "from outside")
+                assert as_root(one, f"cat {path}") == "from outside"
+                assert one.download_file(path) == b"from outside"
+                assert path in {info.path for info in one.list_files(path.rpartition("/")[0])}
+                one.delete_file(path)
+        assert as_root(one, "ls /workspace /opt /run") == "/opt:\n\n/run:\nlock\nnsbox\nquota\n\n/workspace:\n"
+
+
+@pytest.mark.needs_root
 def test_others_than_root_change_nothing_of_it() -> None:
     """The user of the sandbox finds the root as it is elsewhere: readable, and not his."""
     with sandbox() as one:
