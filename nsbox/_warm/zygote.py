@@ -5,7 +5,7 @@ inside of functions, and cleans up after itself. The launcher's requests come in
 descriptor 4 is the library that understands them, native/interpreter. argv: where modules to import may be found beside
 the interpreter's own, as in PYTHONPATH, and their names.
 
-A program must not be able to tell that it was not started by `python3 main.py`, but for what docs/languages.md names:
+A program must not be able to tell that it was not started by `python3 main.py`, but for what docs/warm.md names:
 the hash seed and the addresses are the interpreter's, and there is a frame below its first one.
 """
 
