@@ -163,8 +163,19 @@ class Cell:
             raise self.lost
 
     async def restart(self) -> None:
-        """New processes and namespaces, the files kept. Raises as `freeze`; the sandbox is then as it was."""
-        self.take(*await self._do(wire.Down.RESTART, "new processes"))
+        """New processes and namespaces, the files kept.
+
+        Raises:
+            SetupError: The kernel refused, and the sandbox is as it was; or the new descriptors did not all arrive, and
+                it is lost.
+            NetworkError: The launcher or PID 1 died.
+        """
+        record, fds = await self._do(wire.Down.RESTART, "new processes")
+        try:
+            self.take(record, fds)
+        except SetupError as exc:  # it lives, but nothing of it can be reached any more
+            self.lose(NetworkError(f"the sandbox was started anew, and is out of reach: {exc}"))
+            raise
 
     async def revive(self) -> None:
         """New processes and namespaces for one whose PID 1 died; the files are kept. Raises as `freeze`: it is as dead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ import trio
 from nsbox._errors import NetworkError
 from nsbox._supervisor import wire
 from nsbox._supervisor.start import receive
+
+log = logging.getLogger("nsbox")
 
 _ANSWER_SECONDS = 30.0
 """How long a step of the launcher's may take; the slowest, a cold move between v1 cgroups, takes 20 ms."""
@@ -101,7 +104,11 @@ class Channel:
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(self._socket.fileno())
                     continue
-                self._hand_out(record, fds)
+                try:
+                    self._hand_out(record, fds)
+                except Exception:
+                    # who waits for one record must not take the launcher, and so every other sandbox, along
+                    log.exception("a record of the launcher's could not be dealt with: %s", record.type.name)
         except (NetworkError, OSError) as exc:
             self._break(exc if isinstance(exc, NetworkError) else NetworkError(f"the launcher's socket broke: {exc}"))
         finally:

@@ -202,6 +202,7 @@ async def _carry_out(
         if order.sampled or on_start is not None:
             flags |= wire.EXEC_TELL_START
             cell.channel.expect_start(order.id, start.settled)
+            beside.append(start.watch)
         answer = await cell.begin(order.id, order.plan, stdio, flags=flags)
         close_stdio()
         if order.sampled:
@@ -307,19 +308,36 @@ class _Start:
         self._on_start = on_start
         self._pidfd = -1
         self._known = trio.Event()
+        self._refused = trio.Event()
 
     def settled(self, answer: Answer) -> None:
+        """Called by the channel, which all sandboxes share: it raises nothing."""
         try:
-            _, (self._pidfd,) = answer.take()
+            _, fds = answer.take()
         except NetworkError:  # it has ended, or was not started
             return
-        if self._on_start is not None:
-            self._on_start(os.dup(self._pidfd))
-        self._known.set()
+        if fds:  # else it was lost on the way, recvmsg(2): this process may have no more open
+            self._pidfd = fds[0]
+            with contextlib.suppress(OSError):
+                given = -1 if self._on_start is None else os.dup(self._pidfd)
+                if self._on_start is not None:
+                    self._on_start(given)
+                self._known.set()
+                return
+        self._refused.set()
 
     async def sample(self, sampler: Sampler) -> None:
         await self._known.wait()
         await sampler.run(self._pidfd)
+
+    async def watch(self) -> None:
+        """Until cancelled.
+
+        Raises:
+            SetupError: It runs, and nothing can be done with it: there is no descriptor for that.
+        """
+        await self._refused.wait()
+        raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "of a program that has started")
 
     def close(self) -> None:
         if self._pidfd >= 0:

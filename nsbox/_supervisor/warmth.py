@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -80,12 +82,22 @@ class Interpreters:
         payload = wire.Payload()
         payload.texts(plan.argv)
         payload.texts(plan.environment)
-        library = os.open(LIBRARY, os.O_RDONLY | os.O_CLOEXEC)
-        said, saying = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                library = os.open(LIBRARY, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, library)
+                said, saying = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError as exc:
+                raise SetupError("warm", exc.errno or errno.EMFILE, exc.strerror or "", "its descriptors") from exc
+            stack.callback(os.close, said)
+            stack.callback(os.close, saying)
             os.set_blocking(saying, True)
+            await self._ask(kind, payload.join(), library, said, saying)
+
+    async def _ask(self, kind: int, payload: bytes, library: int, said: int, saying: int) -> None:
+        try:
             answer = self._channel.expect(wire.Down.WARM, kind)
-            await self._channel.send(wire.Down.WARM, kind, payload=payload.join(), fds=[library, saying])
+            await self._channel.send(wire.Down.WARM, kind, payload=payload, fds=[library, saying])
             with trio.move_on_after(_START_SECONDS) as scope:
                 await answer.settled_event.wait()
             if scope.cancelled_caught:
@@ -98,9 +110,6 @@ class Interpreters:
             with trio.CancelScope(shield=True):
                 await self._cool(kind)
             raise
-        finally:
-            for fd in (library, said, saying):
-                os.close(fd)
 
     async def _cool(self, kind: int) -> None:
         if not self._channel.broken:
