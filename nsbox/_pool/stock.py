@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -163,7 +164,8 @@ class Stock:
     def abandon(self) -> None:
         """Nobody holds the pool any more."""
         if self._closing is None and self._scope is not None:
-            start_soon(self.close)
+            with contextlib.suppress(RuntimeError):  # the run is ending, and takes no more tasks: all ends with it
+                start_soon(self.close)
 
     # ------------------------------------------------------------ how they come and go
 
@@ -178,9 +180,13 @@ class Stock:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self._refill()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = (
+                        None  # here: once its tasks have ended, and before `async with` is left, it takes none
+                    )
         finally:
-            self._nursery = None
             self._ended.set()
             self._turn_away()
 

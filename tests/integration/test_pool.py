@@ -167,6 +167,26 @@ def test_a_pool_begins_when_it_is_first_used_and_ends_when_nobody_holds_it(run: 
     run(main)
 
 
+@in_both
+def test_a_pool_that_is_not_closed_ends_with_its_run(run: Run) -> None:
+    """Whoever holds it, or a map of it, when the run ends: nothing is left, and the run ends as it would have."""
+
+    async def main() -> None:
+        pool = nsbox.AsyncPool(size=3)
+        async with pool.acquire() as sandbox:
+            assert (await sandbox.run(["true"])).ok
+        async for outcome in pool.map(echo, endless([])):
+            assert outcome == 0
+            break
+        held.append(pool)
+        nsbox.AsyncPool(size=1)
+
+    held: list[nsbox.AsyncPool] = []
+    run(main)
+    held.clear()
+    gc.collect()
+
+
 @pytest.mark.parametrize("fields", [{"size": 0}, {"size": 1001}, {"size": True}, {"memory_mb": -1}, {"nonsense": 1}])
 def test_a_pool_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     """When it is made, with the field; so is the concurrency of a map."""
