@@ -55,7 +55,7 @@ async def test_a_sandbox_s_life_can_be_cancelled_at_each_of_its_checkpoints() ->
             await sandbox.reset()
             assert (await sandbox.execute("print(1)")).ok
 
-    assert await cancel_at_each_step(once, lambda: None, 200) > 8
+    assert await cancel_at_each_step(once, lambda: None, 200) >= 6  # what was made ahead is waited for by nobody
     assert programs() == {}
 
 
