@@ -11,7 +11,7 @@
  *   deadline.c   when to kill which execution
  *   graves.c     mount namespaces of the dead
  *   turn.c       an execution that does one thing after the other
- *   warm.c       interpreters that are ready before they are needed
+ *   warm.c       interpreters that are ready before they are needed   birth.c   what they fork
  *   overlay.c    a writable root                            copy.c    what it begins with
  *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
@@ -307,6 +307,10 @@ void task_settle(struct launcher *launcher, struct task *task);
 void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 
+/* Its exec has closed what it held open, or it has died since. */
+void task_runs(struct launcher *launcher, struct task *task);
+
+/* birth.c */
 /* A child of the launcher's that is nobody's yet has ended: an interpreter forked it and has not told of it so far. */
 void note_ended(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 /* Heard from the warm interpreter: `number` has a pid, or, -1, for `error`, never will. The pidfd is the task's. */
