@@ -49,8 +49,8 @@ def kill_children() -> list[str]:
     while True:
         for child in children():
             command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if command:  # a zombie has none
-                killed.append(command)
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                killed.append(command or f"process {child}, in the middle of its exec")
             os.kill(child, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)

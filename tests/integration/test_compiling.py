@@ -106,14 +106,13 @@ async def test_a_cancelled_caller_ends_his_compiler_and_no_other_s(bell: Bell, t
     assert not any("read line" in line for line in programs().values())
 
 
+@pytest.mark.needs_cgroups  # the freezer
 async def test_a_sandbox_that_is_suspended_meanwhile_runs_the_program_when_it_is_resumed(
     bell: Bell, tmp_path: Path
 ) -> None:
     """Compiling goes on, the program waits, and its wall clock with it."""
     runtime = slow(tmp_path, once="#suspended")
     async with AsyncSandbox(mounts=[bell.mount], timeout=20) as sandbox:
-        if sandbox.isolation["cgroups"].startswith("none"):
-            pytest.skip("suspend needs a freezer")
         results: list[nsbox.ExecutionResult] = []
 
         async def execute() -> None:
