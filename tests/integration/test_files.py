@@ -147,7 +147,8 @@ def test_what_does_not_fit_the_quota_leaves_nothing(tmp_path: Path) -> None:
     """ENOSPC; what had that name is as it was, and no more of the quota is used. The same for a quota of files."""
     local = tmp_path / "large"
     local.write_bytes(bytes(20 * MIB))
-    with nsbox.Sandbox(disk_mb=16) as sandbox:
+    disk = nsbox.DiskAllocation(quota_mb=16, quota_inodes=500)
+    with nsbox.Sandbox(resources=nsbox.ResourceAllocation(disk=disk)) as sandbox:
         sandbox.write_file("a", "as it was")
         used = sandbox.metadata.total_disk_used
         for path in ("a", "new/dir/b"):
