@@ -88,12 +88,15 @@ def test_jobs_can_be_stopped_and_go_on() -> None:
         assert person.wait() == 0
 
 
-@pytest.mark.parametrize("program", ["seq 1000 | less", "top", "vi"])
-def test_full_screen_programs_work(program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        pytest.param(program, name, marks=pytest.mark.needs_tool(name), id=name)
+        for program, name in (("seq 1000 | less", "less"), ("top", "top"), ("vi", "vi"))
+    ],
+)
+def test_full_screen_programs_work(program: str, name: str) -> None:
     """They take the whole screen, obey a key, and give the screen back."""
-    name = program.rsplit(maxsplit=1)[-1]
-    if on_pipes(stdin=f"command -v {name}".encode()).returncode:
-        pytest.skip(f"{name} is not installed")
     with screen(SHELL, size=(12, 60)) as person:
         person.read_until(PROMPT)
         person.type(f"{program}\r")

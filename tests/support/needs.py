@@ -53,12 +53,17 @@ def root() -> str | None:
     return None if os.geteuid() == 0 else "not running as root"
 
 
+def user_namespace() -> str | None:
+    """Whoever runs may make a user namespace."""
+    if shutil.which("unshare") is None:
+        return "unshare is not installed"
+    made = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, text=True, check=False)
+    return None if made.returncode == 0 else f"no user namespaces: {made.stderr.strip()}"
+
+
 def rootless() -> str | None:
     """The user that runs is none of the privileged, and may make a user namespace."""
-    if os.geteuid() == 0:
-        return "running as root"
-    made = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, text=True, check=False)
-    return None if made.returncode == 0 else f"no user namespaces for users: {made.stderr.strip()}"
+    return "running as root" if os.geteuid() == 0 else user_namespace()
 
 
 def hybrid() -> str | None:
@@ -102,6 +107,23 @@ def loop() -> str | None:
     return None if shutil.which("mkfs.ext4", path=path) else "mkfs.ext4 is not installed (package e2fsprogs)"
 
 
+def ipv6() -> str | None:
+    """The loopback has an address of IPv6 (the first column, proc_net(5))."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except FileNotFoundError:
+        return "this kernel has no IPv6"
+    return None if any(line.split()[0] == f"{1:032x}" for line in lines) else "the loopback has no address ::1"
+
+
+def static() -> str | None:
+    """Programs of C can be linked without shared libraries."""
+    if shutil.which("cc") is None:
+        return "cc is not installed"
+    found = subprocess.run(["cc", "-print-file-name=libc.a"], capture_output=True, text=True, check=True).stdout.strip()
+    return None if os.path.isabs(found) else "there is no libc.a (package libc6-dev)"
+
+
 def plot() -> str | None:
     """Pictures can be drawn."""
     return None if importlib.util.find_spec("matplotlib") is not None else "matplotlib is not installed (nsbox[plot])"
@@ -116,14 +138,18 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_delegation": cache(delegation),
     "needs_loop": cache(loop),
     "needs_plot": cache(plot),
+    "needs_user_namespace": cache(user_namespace),
+    "needs_ipv6": cache(ipv6),
+    "needs_static": cache(static),
 }
 
+EVERYWHERE = frozenset({"needs_user_namespace", "needs_ipv6", "needs_static"})
 LANES: Mapping[str, frozenset[str]] = {
-    "hybrid-root": frozenset({"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop", "needs_plot"}),
-    "unified-root": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop", "needs_plot"}),
+    "hybrid-root": EVERYWHERE | {"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop", "needs_plot"},
+    "unified-root": EVERYWHERE | {"needs_root", "needs_unified", "needs_cgroups", "needs_loop", "needs_plot"},
     "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
-    "rootless": frozenset({"needs_rootless"}),
-    "rootless-delegated": frozenset({"needs_rootless", "needs_delegation"}),
+    "rootless": EVERYWHERE | {"needs_rootless"},
+    "rootless-delegated": EVERYWHERE | {"needs_rootless", "needs_delegation"},
 }
 """The needs that each lane of `scripts/test` has to provide."""
 
