@@ -2,11 +2,13 @@
 
 A test names what it needs by markers (pyproject.toml). On a developer's host a missing need skips the test with the
 reason. NSBOX_LANE names the lane that runs: tests of other lanes are deselected. With NSBOX_MUST_RUN=1 or CI=true a
-need that is missing fails the test.
+need that is missing fails the test. NSBOX_SHARD=2/3 runs the second third of the lane, so that kernels with one
+processor each can share it.
 """
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -35,20 +37,36 @@ def current_lane() -> str | None:
     return lane
 
 
+def current_shard() -> tuple[int, int]:
+    """Which part of how many runs: (1, 1) is all."""
+    shard = os.environ.get("NSBOX_SHARD", "1/1")
+    found = re.fullmatch(r"([1-9])/([1-9])", shard)
+    if found is None or found[1] > found[2]:
+        raise pytest.UsageError(f"NSBOX_SHARD={shard} is no shard, such as 1/2 and 2/2")
+    return int(found[1]), int(found[2])
+
+
 def pytest_report_header() -> str:
     """The lane, and the needs that this host does not meet."""
     missing = [f"{name}: {reason}" for name, probe in needs.PROBES.items() if (reason := probe()) is not None]
-    return "\n".join([f"lane: {current_lane() or 'none'}, must run: {must_run()}", *missing])
+    part, parts = current_shard()
+    return "\n".join([f"lane: {current_lane() or 'none'}, {part} of {parts}, must run: {must_run()}", *missing])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what belongs to other lanes."""
+    """Leave out what belongs to other lanes and shards; each test of a lane is in exactly one shard."""
     lane = current_lane()
-    if lane is None:
+    part, parts = current_shard()
+    if lane is None and parts == 1:
         return
-    mine = [item for item in items if needs.belongs(lane, frozenset(mark.name for mark in item.iter_markers()))]
+    mine = [item for item in items if lane is None or needs.belongs(lane, marks_of(item))][part - 1 :: parts]
     config.hook.pytest_deselected(items=[item for item in items if item not in mine])
     items[:] = mine
+
+
+def marks_of(item: pytest.Item) -> frozenset[str]:
+    """The names of its markers."""
+    return frozenset(mark.name for mark in item.iter_markers())
 
 
 def missing_need(item: pytest.Item) -> str | None:

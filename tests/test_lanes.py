@@ -89,6 +89,23 @@ def test_a_test_of_another_lane_is_deselected_and_one_of_this_lane_is_not() -> N
     assert not needs.belongs("unified", frozenset({"needs_hybrid", "lane_unified"}))
 
 
+def test_the_shards_of_a_lane_are_all_of_it_and_share_no_test() -> None:
+    """As pytest itself collects them; a shard that cannot be is refused."""
+
+    def collected(shard: str) -> tuple[int, list[str]]:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", __file__]
+        listed = subprocess.run(
+            command, env={**os.environ, "NSBOX_SHARD": shard}, capture_output=True, text=True, check=False
+        )
+        return listed.returncode, [line for line in listed.stdout.splitlines() if "::" in line]
+
+    statuses, (first, second, all_of_them) = zip(*map(collected, ("1/2", "2/2", "1/1")), strict=True)
+    assert statuses == (0, 0, 0)
+    assert abs(len(first) - len(second)) <= 1
+    assert sorted(first + second) == sorted(all_of_them) != []
+    assert collected("3/2")[0] == pytest.ExitCode.USAGE_ERROR
+
+
 def test_a_leak_of_each_kind_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child, an fd and a file that are left are named; once they are gone, nothing is."""
     monkeypatch.setattr(leaks, "DIRECTORIES", (str(tmp_path),))

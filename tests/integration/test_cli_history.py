@@ -59,7 +59,6 @@ def _measured(path: Path) -> Path:
     return path
 
 
-@pytest.mark.lane_unified
 def test_what_ran_is_listed_oldest_first_and_can_be_chosen(path: Path) -> None:
     """By number, verdict and sandbox; as JSON and as a table."""
     with nsbox.Sandbox(store=path) as first:
@@ -113,7 +112,6 @@ def test_what_is_not_there_is_2_and_named(
     assert sorted(measured.parent.iterdir()) == before
 
 
-@pytest.mark.lane_unified
 def test_run_keeps_what_it_ran(path: Path) -> None:
     """--store, or the variable; without either, nothing."""
     assert command("run", "--store", str(path), "-c", "exit(3)").returncode == 3

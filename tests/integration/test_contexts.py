@@ -281,9 +281,16 @@ def test_cpu_time_is_each_cells_own(sandbox: nsbox.Sandbox) -> None:
 
 @pytest.mark.needs_cgroups
 @pytest.mark.lane_unified
-def test_a_context_out_of_memory_leaves_the_others(sandbox: nsbox.Sandbox) -> None:
+def test_a_context_out_of_memory_leaves_the_others() -> None:
     """MEMORY_LIMIT; the other contexts and the sandbox live, and the context after a restart."""
-    with sandbox.create_context() as context, sandbox.create_context("bash") as other:
+    small = nsbox.ResourceAllocation(
+        memory=nsbox.MemoryAllocation(limit_mb=128)
+    )  # a slow kernel takes long to fill more
+    with (
+        nsbox.Sandbox(timeout=60, resources=small) as sandbox,
+        sandbox.create_context() as context,
+        sandbox.create_context("bash") as other,
+    ):
         assert other.execute("x=kept").ok
         over = context.execute("hog = bytearray(1 << 30)\nhog[::4096] = b'x' * len(hog[::4096])")
         assert over.verdict is Verdict.MEMORY_LIMIT

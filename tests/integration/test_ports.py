@@ -204,7 +204,9 @@ def test_without_descriptors_nothing_is_harmed(
     """None for the client's connection: it waits. None for the one into the sandbox: it is told. Then all goes on."""
     url = sandbox.expose_port(8000).url
     with server(sandbox, bell, HTTP, 8000, "name"):
+        before = len(os.listdir("/proc/self/fd"))
         assert get(url) == (200, "name")
+        until(lambda: len(os.listdir("/proc/self/fd")) == before, "the descriptors of that connection are closed")
         with socket.socket() as sock:
             sock.settimeout(20)
             with descriptors_left(left):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from leaks import descendants
+from leaks import descendants, parents
 
 import nsbox
 
@@ -80,5 +80,6 @@ def programs() -> dict[int, str]:
 
 def parts_of_nsbox() -> list[int]:
     """The launcher, which comes first, and the processes that it has cloned and that have not become programs."""
-    found = [pid for pid in descendants() if LAUNCHER in command_line(pid)]
-    return sorted(found)
+    found = {pid for pid in descendants() if LAUNCHER in command_line(pid)}
+    parent = parents()
+    return sorted(found, key=lambda pid: (parent.get(pid) in found, pid))  # by pids alone not: their numbers wrap
