@@ -15,7 +15,7 @@ from nsbox._core.residence import Ends, Residence
 from nsbox._errors import NetworkError
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._supervisor import wire
-from nsbox._supervisor.execution import Order, Outcome, Reported
+from nsbox._supervisor.order import Order, Outcome, Reported
 from nsbox._supervisor.pump import Budget, OutputPump
 from nsbox._supervisor.turn import GRACE_SECONDS, Mark
 from nsbox._verdict import KillReason, Observation

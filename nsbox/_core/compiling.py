@@ -37,7 +37,7 @@ from nsbox._core.toolchain import missing_toolchain
 from nsbox._core.workshop import PREPARE_SECONDS, Workshop, output_directory
 from nsbox._runtimes import fill_in
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Outcome
+from nsbox._supervisor.order import Outcome
 from nsbox._verdict import judge
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from nsbox._errors import (
 from nsbox._results import ExecutionResult
 from nsbox._states import ACTIVE
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Order, Outcome
+from nsbox._supervisor.order import Order, Outcome
 from nsbox._verdict import KillReason
 
 if TYPE_CHECKING:

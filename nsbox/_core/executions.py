@@ -27,7 +27,8 @@ from nsbox._results import Execution, ExecutionResult, Verdict
 from nsbox._runtimes import RUNTIMES, fill_in, find_runtime, source_values
 from nsbox._states import ACTIVE, SandboxStatus
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Order, Outcome, run_execution
+from nsbox._supervisor.execution import run_execution
+from nsbox._supervisor.order import Order, Outcome
 from nsbox._tracebacks import parse_python_error
 from nsbox._verdict import KillReason, execution_metrics, judge
 

@@ -22,7 +22,8 @@ from nsbox._errors import ConfigError, InvalidStateError, SandboxError, SetupErr
 from nsbox._results import ExecutionResult
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Order, Outcome, run_interactive
+from nsbox._supervisor.execution import run_interactive
+from nsbox._supervisor.order import Order, Outcome
 from nsbox._supervisor.start import pid_of
 
 _TIOCGPTPEER = 0x5441  # <asm-generic/ioctls.h>: the other end, in whatever mount namespace it is, ioctl_tty(2)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nsbox._config import ExecutionOptions, Limits, SandboxConfig
 from nsbox._plan import disk_slack_bytes, plan_execution
-from nsbox._supervisor.execution import Order
+from nsbox._supervisor.order import Order
 from nsbox._supervisor.supervisor import Supervisor
 
 _MIB = 1 << 20

@@ -17,7 +17,8 @@ from nsbox._errors import ProgramNotFoundError, ProgramStartError
 from nsbox._events import StateChanged
 from nsbox._results import Execution
 from nsbox._states import SandboxStatus
-from nsbox._supervisor.execution import Order, Outcome, run_execution
+from nsbox._supervisor.execution import run_execution
+from nsbox._supervisor.order import Order, Outcome
 from nsbox._verdict import KillReason, Observation
 
 if TYPE_CHECKING:

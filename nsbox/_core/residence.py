@@ -17,7 +17,8 @@ from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, SetupError
 from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Order, Outcome, run_interactive
+from nsbox._supervisor.execution import run_interactive
+from nsbox._supervisor.order import Order, Outcome
 from nsbox._supervisor.turn import Resident
 from nsbox._verdict import KillReason
 

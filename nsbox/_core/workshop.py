@@ -31,7 +31,8 @@ from nsbox._errors import ProgramNotFoundError
 from nsbox._plan import search_path
 from nsbox._runtimes import fill_in
 from nsbox._supervisor.cell import Cell
-from nsbox._supervisor.execution import Outcome, run_execution
+from nsbox._supervisor.execution import run_execution
+from nsbox._supervisor.order import Outcome
 
 if TYPE_CHECKING:
     from nsbox._core.core import SandboxCore

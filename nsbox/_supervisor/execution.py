@@ -4,99 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import trio
 
-from nsbox._cgroups import CounterSlot
 from nsbox._errors import InvalidStateError, NetworkError, SandboxError, SetupError, program_start_error
-from nsbox._outputs import CodeError, RichOutput
-from nsbox._plan import ExecutionPlan
-from nsbox._seccomp import abi_name, syscall_name
 from nsbox._supervisor import wire
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.channel import Answer
+from nsbox._supervisor.observing import observe
+from nsbox._supervisor.order import Order, Outcome
+from nsbox._supervisor.pipes import open_pipes
 from nsbox._supervisor.pump import Budget, OutputPump, Sink, feed
 from nsbox._supervisor.sampling import Sampler
-from nsbox._verdict import KillReason, Observation, Violation
+from nsbox._verdict import KillReason
 
 _KILL_SECONDS = 10.0
 _SHORT_SECONDS = 0.002
 """A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes."""
-_PIPE_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What an execution is beside its plan.
-
-    Attributes:
-        id: The launcher's name for it.
-        plan: What the launcher is told.
-        stdin: What the program can read.
-        keep_output: Whether to return what it wrote.
-        output_bytes: Most that it may write.
-        memory_bytes: The limit in force.
-        cpu_seconds: The limit in force, or None.
-        process_limit: The limit in force.
-        disk_bytes: The limit in force.
-        disk_slack_bytes: With so much or less left, the disk counts as full.
-        file_size_bytes: The limit in force.
-        cgroup_mode: As `CgroupTree.mode`.
-        enforce_memory: Whether an excess of memory ends it.
-        group: The supervisor's base directory in cgroup v2, or None.
-        warm: Whether a warm interpreter may run it.
-        sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
-    """
-
-    id: int
-    plan: ExecutionPlan
-    stdin: bytes
-    keep_output: bool
-    output_bytes: int
-    memory_bytes: int
-    cpu_seconds: float | None
-    process_limit: int
-    disk_bytes: int
-    disk_slack_bytes: int
-    file_size_bytes: int
-    cgroup_mode: str
-    enforce_memory: bool
-    group: Path | None
-    sampled: bool
-    warm: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How it ended; `notes` are added to the evidence."""
-
-    observation: Observation
-    stdout: bytes
-    stderr: bytes
-    suspended_seconds: float
-    notes: Mapping[str, object] = field(default_factory=dict)
-    reported: Reported | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
-    """What the program of a context says of a cell: it informs, and only of how the cell itself ended does it decide.
-
-    Attributes:
-        outputs: What was displayed.
-        error: What the cell has raised.
-        alive: Whether the context goes on.
-    """
-
-    outputs: Sequence[RichOutput]
-    error: CodeError | None
-    alive: bool
 
 
 class _StillbornError(Exception):
@@ -125,7 +52,7 @@ async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
 
 
 async def _run(cell: Cell, order: Order, sink: Sink, *, cold: bool = False) -> Outcome:
-    with _pipes() as pipes:
+    with open_pipes() as pipes:
         killer = _Killer(cell, order.id)
         budget = Budget(order.output_bytes, killer.output_limit)
         stdout = OutputPump("stdout", pipes.stdout, budget, keep=order.keep_output, sink=sink)
@@ -345,79 +272,6 @@ class _Start:
             self._pidfd = -1
 
 
-class _Pipes:
-    """The three pipes of an execution, ours and theirs."""
-
-    def __init__(self) -> None:
-        self._fds: set[int] = set()
-        self._stdin = self.stdout = self.stderr = -1
-        self.theirs = (-1, -1, -1)
-
-    def open(self) -> None:
-        """Make them.
-
-        Raises:
-            SetupError: This process may have no more open.
-        """
-        try:
-            self._open()
-        except OSError as exc:
-            raise SetupError("stdio", exc.errno or errno.EMFILE, exc.strerror or "", "pipes") from exc
-
-    def _open(self) -> None:
-        their_stdin, self._stdin = self._pipe()
-        self.stdout, their_stdout = self._pipe()
-        self.stderr, their_stderr = self._pipe()
-        self.theirs = (their_stdin, their_stdout, their_stderr)
-        for fd in (self._stdin, self.stdout, self.stderr):
-            os.set_blocking(fd, False)
-
-    def _pipe(self) -> tuple[int, int]:
-        ends = os.pipe2(os.O_CLOEXEC)
-        self._fds.update(ends)
-        return ends
-
-    def give_stdin(self, data: bytes) -> memoryview | None:
-        """Write what fits at once, and close if that was all; else what is left, for `feed`."""
-        written = 0
-        if data:
-            with contextlib.suppress(BlockingIOError):
-                written = os.write(self._stdin, memoryview(data)[:_PIPE_BYTES])
-        if written == len(data):
-            self.close(self._stdin)
-            return None
-        with contextlib.suppress(PermissionError):
-            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, 1 << 20)
-        return memoryview(data)[written:]
-
-    def take_stdin(self) -> int:
-        self._fds.discard(self._stdin)
-        return self._stdin
-
-    def close_theirs(self) -> None:
-        for fd in self.theirs:
-            self.close(fd)
-
-    def close(self, fd: int) -> None:
-        if fd in self._fds:
-            self._fds.discard(fd)
-            os.close(fd)
-
-    def close_all(self) -> None:
-        for fd in tuple(self._fds):
-            self.close(fd)
-
-
-@contextlib.contextmanager
-def _pipes() -> Iterator[_Pipes]:
-    pipes = _Pipes()
-    try:
-        pipes.open()
-        yield pipes
-    finally:
-        pipes.close_all()
-
-
 def _start_failure(cell: Cell, order: Order, record: wire.Record, *, cold: bool) -> SandboxError | _StillbornError:
     """Whose fault it is: a program or directory that is not there is the caller's, all else the host's."""
     if record.stage is wire.Stage.WARM and not cold:
@@ -431,69 +285,3 @@ def _start_failure(cell: Cell, order: Order, record: wire.Record, *, cold: bool)
     if record.stage is wire.Stage.PROTOCOL and record.error == errno.EBUSY:
         return InvalidStateError("cannot execute: the sandbox is being suspended")
     return cell.failure(record, "starting the program")
-
-
-def observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler: Sampler) -> Observation:
-    """All facts about an execution, from its record and from what was seen here."""
-
-    def count(slot: CounterSlot) -> int:
-        value = record.counters[slot]
-        return 0 if value == wire.UNKNOWN else value
-
-    user, system = record.user_us, record.system_us
-    cpu_us = count(CounterSlot.CPU_USEC)
-    if cpu_us:
-        user, system = count(CounterSlot.USER_USEC), count(CounterSlot.SYSTEM_USEC)
-    return Observation(
-        wait_status=record.wait_status,
-        reason=KillReason(record.reason),
-        violation=_violation(record),
-        oom_kills=count(CounterSlot.OOM_KILLS),
-        processes_refused=_refused(cell, record),
-        quota_full=_quota_full(cell, order.disk_slack_bytes),
-        bytes_dropped=dropped,
-        wall_seconds=record.wall_ns / 1e9,
-        cpu_seconds=max(cpu_us / 1e6 or (user + system) / 1e6, sampler.cpu_seen),
-        user_seconds=user / 1e6,
-        system_seconds=system / 1e6,
-        peak_memory_bytes=max(count(CounterSlot.MEMORY_PEAK), sampler.peak_memory_bytes),
-        process_count_peak=max(count(CounterSlot.PIDS_PEAK), sampler.peak_processes),
-        read_bytes=record.read_bytes,
-        written_bytes=record.written_bytes,
-        max_rss_bytes=record.max_rss_bytes,
-        memory_limit_bytes=order.memory_bytes if order.enforce_memory else 0,
-        cgroup_mode="none" if order.sampled else order.cgroup_mode,
-        wall_limit_seconds=order.plan.wall_ns / 1e9,
-        cpu_limit_seconds=order.cpu_seconds,
-        output_limit_bytes=order.output_bytes,
-        process_limit=order.process_limit,
-        disk_limit_bytes=order.disk_bytes,
-        file_size_limit_bytes=order.file_size_bytes,
-    )
-
-
-def _violation(record: wire.Record) -> Violation | None:
-    if record.violation_number < 0 and not record.violation_arch:
-        return None
-    number, arch = record.violation_number, record.violation_arch
-    return Violation(
-        number=number, name=syscall_name(number, arch), architecture=abi_name(number, arch),
-        arguments=record.violation_args,
-    )  # fmt: skip
-
-
-def _refused(cell: Cell, record: wire.Record) -> int:
-    """Forks refused: by the execution's own limit, or else by the sandbox's, which several executions share."""
-    own = record.counters[CounterSlot.PIDS_REFUSED]
-    shared = record.counters[CounterSlot.SANDBOX_PIDS_REFUSED]
-    before, cell.refused_before = cell.refused_before, 0 if shared == wire.UNKNOWN else shared
-    if own not in (0, wire.UNKNOWN):
-        return own
-    return 0 if shared == wire.UNKNOWN else max(0, shared - before)
-
-
-def _quota_full(cell: Cell, slack: int) -> bool:
-    if cell.quota < 0:
-        return False
-    found = os.fstatvfs(cell.quota)
-    return found.f_bavail * found.f_frsize <= slack or found.f_favail == 0

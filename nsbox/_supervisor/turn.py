@@ -9,7 +9,8 @@ from nsbox._cgroups import CounterSlot
 from nsbox._supervisor import wire
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.channel import Answer
-from nsbox._supervisor.execution import Order, observe
+from nsbox._supervisor.observing import observe
+from nsbox._supervisor.order import Order
 from nsbox._supervisor.sampling import Sampler
 from nsbox._verdict import KillReason, Observation
 
