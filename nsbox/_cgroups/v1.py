@@ -20,6 +20,7 @@ from typing import Any
 
 from nsbox._cgroups.base import make_base
 from nsbox._cgroups.discover import CgroupMount
+from nsbox._cgroups.limits import SOCKET_BUFFERS
 
 
 def node_of(mount: CgroupMount, directory: Path) -> Any:
@@ -75,6 +76,11 @@ def _configure(mount: CgroupMount, parent: Any, base: Any) -> None:
         # Before Linux 5.11 a limit held for the group alone unless this was set, and only while it had no children.
         if memory.get_property(b"memory.use_hierarchy") == "0":
             memory.set_property(b"memory.use_hierarchy", "1")
+        name = os.fsencode(SOCKET_BUFFERS)
+        if os.path.exists(memory.filepath(name)):
+            # No limit, but the kernel rewrites its own code for the first group that has this set, and when the last
+            # one goes (a static key): with the base among them that is never a sandbox.
+            memory.set_property(name, "-1")
 
 
 def cpus_and_memory_nodes(mount: CgroupMount, base: Path) -> tuple[frozenset[int], str]:

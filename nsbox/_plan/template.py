@@ -81,16 +81,15 @@ def plan_template(
         require_host(as_root=ids.ranges > 0, process_limit=tree.index_of("pids") is not None)
     root, cell = root_operations(config, as_root=ids.ranges > 0)
     resources = config.resources
+    enforce_memory = config.enforcement.enforce_memory_limits
     return TemplatePlan(
         hierarchies=sandbox_hierarchies(tree, resources),
         init_id=ids.init_id,
         spares=SPARES if device is None else 0,  # an image belongs to one sandbox
         hostname=HOSTNAME,
         policy=policy,
-        sandbox_writes=sandbox_writes(
-            tree, resources, io_device=device, enforce_memory=config.enforcement.enforce_memory_limits
-        ),
-        execution_writes=execution_writes(tree, resources, memory_bytes=None),
+        sandbox_writes=sandbox_writes(tree, resources, io_device=device, enforce_memory=enforce_memory),
+        execution_writes=execution_writes(tree, resources, memory_bytes=None, enforce_memory=enforce_memory),
         capabilities=ROOT_MASK if config.writable_root else 0,
         user_sysctls=USER_SYSCTLS,
         root_operations=root,

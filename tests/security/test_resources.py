@@ -1,7 +1,7 @@
 """R: what a program can take of the host, by every way that others have found."""
 
 import pytest
-from probing import inside
+from probing import inside, outside
 
 import nsbox
 from nsbox import Verdict
@@ -29,6 +29,74 @@ def test_memory_is_limited_whatever_it_is_used_for(way: str) -> None:
     assert result.verdict is Verdict.MEMORY_LIMIT, (result.verdict, result.stderr)
     assert result.metrics is not None
     assert result.metrics.peak_memory_bytes <= 64 << 20
+
+
+SOCKETS = """
+import resource, socket, sys, time
+kind = {{'tcp': socket.SOCK_STREAM, 'udp': socket.SOCK_DGRAM}}[{kind!r}]
+def pages():
+    line = next(one for one in open('/proc/net/sockstat') if one.startswith({kind!r}.upper() + ':'))
+    return int(line.rpartition(' ')[2])
+before, held = pages(), []
+server = socket.create_server(('127.0.0.1', 0)) if kind is socket.SOCK_STREAM else None
+for _ in range(100 if server else 200):
+    writer = socket.socket(socket.AF_INET, kind)
+    writer.setblocking(False)
+    if server is None:
+        writer.bind(('127.0.0.1', 0))
+        held.append((writer, writer.connect(writer.getsockname())))
+    else:
+        writer.setblocking(True)
+        writer.connect(server.getsockname())
+        writer.setblocking(False)
+        held.append((writer, server.accept()[0]))
+    try:
+        for _ in range(200):
+            writer.send(bytes(40_000))
+    except OSError:
+        pass
+print((pages() - before) * resource.getpagesize() >> 20)
+"""
+
+
+@pytest.mark.lane_unified
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_what_waits_in_network_sockets_is_limited_too(kind: str) -> None:
+    """R02: nobody reads many sockets: their buffers stay below the limit of 16 MiB and some; with a limit of 1 GiB the
+    same program fills more than that. The number of pages is the whole machine's.
+    """
+    found = {}
+    for limit in (16, 1024):
+        with nsbox.Sandbox(memory_mb=limit, timeout=20) as sandbox:
+            result = sandbox.execute(SOCKETS.format(kind=kind))
+            assert result.verdict in {Verdict.OK, Verdict.MEMORY_LIMIT}, result.stderr  # the latter on v2 alone
+            found[limit] = int(result.stdout or 0)
+    assert found[16] <= 24 < found[1024], found
+
+
+def test_what_the_machine_counts_as_a_whole_cannot_be_used_up() -> None:
+    """R13: events of Linux AIO have one limit for all, fs.aio-max-nr, which any program outside can take; inside the
+    call is ENOSYS, and nothing has been taken.
+    """
+    questions = """
+taken = []
+def take(size):
+    context = ctypes.c_ulong(0)
+    taken.append((context, call(206, size, ctypes.byref(context))))
+def fill():
+    for size in (1 << 20, 1 << 16, 1 << 12, 1 << 8, 1):
+        try:
+            while True:
+                take(size)
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN and exc.errno != errno.EINVAL: raise
+    return 'full'
+ask('fill', fill)
+ask('number', lambda: int(read('/proc/sys/fs/aio-nr')) >= 1 << 15)
+"""
+    assert outside(questions) == {"fill": "full", "number": True}
+    with nsbox.Sandbox() as sandbox:
+        assert inside(sandbox, questions) == {"fill": "ENOSYS", "number": False}
 
 
 def test_the_same_programs_run_where_there_is_room() -> None:

@@ -32,6 +32,7 @@ V2_FILES = frozenset({
 V1_FILES = {
     "memory": frozenset({
         "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control", "memory.max_usage_in_bytes",
+        "memory.kmem.tcp.limit_in_bytes",
     }),
     "pids": frozenset({"pids.max", "pids.peak", "pids.events"}),
     "cpu": frozenset({"cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares"}),
@@ -129,6 +130,7 @@ def test_on_a_hybrid_host_every_limit_goes_to_its_own_v1_hierarchy() -> None:
     assert lines(hybrid(), resources) == [
         ("memory", "memory.limit_in_bytes", str(100 * MIB)),
         ("memory", "memory.memsw.limit_in_bytes", str(120 * MIB)),
+        ("memory", "memory.kmem.tcp.limit_in_bytes", str(100 * MIB)),
         ("pids", "pids.max", "13"),
         ("cpu", "cpu.cfs_period_us", "20000"),
         ("cpu", "cpu.cfs_quota_us", "20000"),
@@ -278,10 +280,15 @@ def test_an_execution_has_its_process_limit_and_a_memory_limit_only_when_tighten
     assert written(unified(), MIB) == [
         ("pids.max", "5"), ("memory.max", str(MIB)), ("memory.swap.max", str(MIB)), ("memory.oom.group", "1"),
     ]  # fmt: skip
-    assert written(hybrid(), None) == [("pids.max", "5")]
+    assert written(hybrid(), None) == [("pids.max", "5"), ("memory.kmem.tcp.limit_in_bytes", str(64 * MIB))]
     assert written(hybrid(), MIB) == [
         ("pids.max", "5"), ("memory.limit_in_bytes", str(MIB)), ("memory.memsw.limit_in_bytes", str(2 * MIB)),
+        ("memory.kmem.tcp.limit_in_bytes", str(MIB)),
     ]  # fmt: skip
+    old = hybrid(drop=frozenset({"memory.kmem.tcp.limit_in_bytes"}))
+    for tree, enforce in ((old, True), (hybrid(), False)):
+        plain = execution_writes(tree, resources, memory_bytes=None, enforce_memory=enforce)
+        assert [(write.file, write.value) for write in plain] == [("pids.max", "5")]
 
 
 def test_the_counters_are_the_same_on_v1_and_v2_and_each_has_a_slot_of_its_own() -> None:
