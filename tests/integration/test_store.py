@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from stepping import cancel_at_each_checkpoint
 from watching import Bell, until
 
 import nsbox
@@ -215,33 +216,15 @@ except nsbox.SetupError as exc:
 """
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels at the n-th step of a task."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
-        self._task, self._scope, self._left = task, scope, step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self._left -= 1
-            if self._left == 0:
-                self._scope.cancel()
-
-
 async def test_whatever_is_cancelled_has_its_end_in_the_store(path: Path) -> None:
     """start, execute, terminate, cancelled one step later each time: no sandbox and no execution stays open."""
-    for step in range(1, 200):
-        with trio.CancelScope() as scope:
-            instrument = CancelAt(trio.lowlevel.current_task(), scope, step)
-            trio.lowlevel.add_instrument(instrument)
-            try:
-                async with nsbox.AsyncSandbox(store=path) as sandbox:
-                    await sandbox.run(["true"])
-            finally:
-                trio.lowlevel.remove_instrument(instrument)
-        if not scope.cancelled_caught:
-            break
-    assert step > 3
+
+    async def once() -> None:
+        async with nsbox.AsyncSandbox(store=path) as sandbox:
+            await sandbox.run(["true"])
+
+    found = await cancel_at_each_checkpoint(once, lambda: None, 200)
+    assert found >= {"start: Recorder.open", "run: _carry_out", "terminate: Recorder.end"}
     await trio.to_thread.run_sync(close_writers)
     with Reader(path) as reader:
         sandboxes, executions = reader.sandboxes(limit=1000), reader.executions(limit=1000)

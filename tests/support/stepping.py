@@ -1,34 +1,99 @@
-"""Cancel something at each of its checkpoints, one after the other."""
+"""Cancel something at each of its checkpoints, one after the other.
 
+Which of them a run comes to depends on time: what has been made ahead, or has ended already, is waited for by nobody.
+So they go by their names and not by their number.
+"""
+
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import trio
 
+import nsbox
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope before a task's nth step."""
+PACKAGE = str(Path(nsbox.__file__).parent)
+CALLERS = ("AsyncSandbox.", "AsyncPool.")
+ON_THE_WAY_TO_THE_LAUNCHER = f"{PACKAGE}/_supervisor/channel.py"
 
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
-        self.task, self.scope, self.left = task, scope, step
+
+class CancelAtNew(trio.abc.Instrument):
+    """Cancels a scope at the first checkpoint of a task that is not known yet, and remembers it.
+
+    Each counts twice: when the task begins to wait there, and when it is about to go on.
+
+    Args:
+        task: One that waits.
+        scope: Of what it does.
+        known: Checkpoints: the name, which one of that name in this run, and whether it is about to go on.
+
+    Attributes:
+        found: Whether there was a new one.
+    """
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, known: set[tuple[str, int, bool]]) -> None:
+        self._task, self._scope, self._known = task, scope, known
+        self._passed: Counter[tuple[str, bool]] = Counter()
+        self.found = False
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._pass(task, goes_on=False)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self.task:
-            self.left -= 1
-            if self.left == 0:
-                self.scope.cancel()
+        self._pass(task, goes_on=True)
+
+    def _pass(self, task: trio.lowlevel.Task, *, goes_on: bool) -> None:
+        if task is not self._task or self.found:
+            return
+        name = checkpoint_of(task)
+        if name is None:
+            return
+        self._passed[name, goes_on] += 1
+        checkpoint = (name, self._passed[name, goes_on], goes_on)
+        if checkpoint not in self._known:
+            self._known.add(checkpoint)
+            self.found = True
+            self._scope.cancel()
 
 
-async def cancel_at_each_step(function: Callable[[], Awaitable[object]], check: Callable[[], object], most: int) -> int:
-    """Run `function` again and again, cancelled one step later each time, until it ends by itself; how many steps."""
-    for step in range(1, most):
+def checkpoint_of(task: trio.lowlevel.Task) -> str | None:
+    """Where a task waits: the public method that was called, and the function of nsbox that has something to wait for.
+
+    Questions to the launcher all wait in the same function, so it is who asks that gives the name. None: in no method.
+    """
+    functions = [
+        frame.f_code.co_qualname
+        for frame, _ in task.iter_await_frames()
+        if frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_filename != ON_THE_WAY_TO_THE_LAUNCHER
+    ]
+    called = next((name.partition(".")[2] for name in reversed(functions) if name.startswith(CALLERS)), None)
+    return called and f"{called}: {functions[-1]}"
+
+
+async def cancel_at_each_checkpoint(
+    function: Callable[[], Awaitable[object]], check: Callable[[], object], most: int
+) -> set[str]:
+    """Run `function` until it has been cancelled once at each checkpoint that any run came to.
+
+    Args:
+        function: Its checkpoints must be finite, whenever it is cancelled.
+        check: Called after each run.
+        most: More runs than that fail.
+
+    Returns:
+        The names of the checkpoints.
+    """
+    known: set[tuple[str, int, bool]] = set()
+    for _ in range(most):
         with trio.CancelScope() as scope:
-            instrument = CancelAt(trio.lowlevel.current_task(), scope, step)
+            instrument = CancelAtNew(trio.lowlevel.current_task(), scope, known)
             trio.lowlevel.add_instrument(instrument)
             try:
                 await function()
             finally:
                 trio.lowlevel.remove_instrument(instrument)
         check()
-        if not scope.cancelled_caught:
-            return step
-    raise AssertionError(f"not done after {most} steps")
+        if not instrument.found:
+            assert not scope.cancelled_caught
+            return {name for name, _, _ in known}
+    raise AssertionError(f"not done after {most} runs: {sorted(known)}")
