@@ -296,8 +296,7 @@ async def test_acquire_can_be_cancelled_at_each_of_its_checkpoints() -> None:
                 assert (await one.run(["true"])).ok
                 assert (await other.run(["true"])).ok
 
-        found = await cancel_at_each_checkpoint(use_two, lambda: None, 100)
-        assert found - {"run: _wait_beside"} == {"acquire: Stock.take", "run: _carry_out"}  # that one not always
+        assert await cancel_at_each_checkpoint(use_two, lambda: None, 100) == {"acquire", "run"}
         await in_thread(lambda: until(lambda: not pool._living._lent, "nothing is lent"))
         async with pool.acquire() as sandbox:
             assert (await sandbox.run(["true"])).ok

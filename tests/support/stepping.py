@@ -1,7 +1,7 @@
 """Cancel something at each of its checkpoints, one after the other.
 
 Which of them a run comes to depends on time: what has been made ahead, or has ended already, is waited for by nobody.
-So they go by their names and not by their number.
+So they go by what is waited for and not by their number.
 """
 
 from collections import Counter
@@ -11,10 +11,13 @@ from pathlib import Path
 import trio
 
 import nsbox
+from nsbox._supervisor import wire
 
 PACKAGE = str(Path(nsbox.__file__).parent)
 CALLERS = ("AsyncSandbox.", "AsyncPool.")
-ON_THE_WAY_TO_THE_LAUNCHER = f"{PACKAGE}/_supervisor/channel.py"
+
+Checkpoint = tuple[tuple[str, str], int, bool]
+"""Where it is, which one there in a run, and whether the task is about to go on."""
 
 
 class CancelAtNew(trio.abc.Instrument):
@@ -25,15 +28,15 @@ class CancelAtNew(trio.abc.Instrument):
     Args:
         task: One that waits.
         scope: Of what it does.
-        known: Checkpoints: the name, which one of that name in this run, and whether it is about to go on.
+        known: Checkpoints.
 
     Attributes:
         found: Whether there was a new one.
     """
 
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, known: set[tuple[str, int, bool]]) -> None:
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, known: set[Checkpoint]) -> None:
         self._task, self._scope, self._known = task, scope, known
-        self._passed: Counter[tuple[str, bool]] = Counter()
+        self._passed: Counter[tuple[tuple[str, str], bool]] = Counter()
         self.found = False
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -45,29 +48,31 @@ class CancelAtNew(trio.abc.Instrument):
     def _pass(self, task: trio.lowlevel.Task, *, goes_on: bool) -> None:
         if task is not self._task or self.found:
             return
-        name = checkpoint_of(task)
-        if name is None:
+        where = checkpoint_of(task)
+        if where is None:
             return
-        self._passed[name, goes_on] += 1
-        checkpoint = (name, self._passed[name, goes_on], goes_on)
+        self._passed[where, goes_on] += 1
+        checkpoint = (where, self._passed[where, goes_on], goes_on)
         if checkpoint not in self._known:
             self._known.add(checkpoint)
             self.found = True
             self._scope.cancel()
 
 
-def checkpoint_of(task: trio.lowlevel.Task) -> str | None:
-    """Where a task waits: the public method that was called, and the function of nsbox that has something to wait for.
+def checkpoint_of(task: trio.lowlevel.Task) -> tuple[str, str] | None:
+    """Where a task waits; None: in no public method of a sandbox or a pool.
 
-    Questions to the launcher all wait in the same function, so it is who asks that gives the name. None: in no method.
+    Returns:
+        The method, with the question to the launcher whose answer it waits for, if it does: "start" or "start: CREATE".
+        The functions of nsbox on the way there.
     """
-    functions = [
-        frame.f_code.co_qualname
-        for frame, _ in task.iter_await_frames()
-        if frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_filename != ON_THE_WAY_TO_THE_LAUNCHER
-    ]
+    frames = [frame for frame, _ in task.iter_await_frames() if frame.f_code.co_filename.startswith(PACKAGE)]
+    functions = [frame.f_code.co_qualname for frame in frames]
     called = next((name.partition(".")[2] for name in reversed(functions) if name.startswith(CALLERS)), None)
-    return called and f"{called}: {functions[-1]}"
+    if called is None:
+        return None
+    asked = [value.name for value in frames[-1].f_locals.values() if isinstance(value, wire.Down)]
+    return ": ".join([called, *asked]), " ".join(functions)
 
 
 async def cancel_at_each_checkpoint(
@@ -81,9 +86,9 @@ async def cancel_at_each_checkpoint(
         most: More runs than that fail.
 
     Returns:
-        The names of the checkpoints.
+        What was waited for: the first parts of `checkpoint_of`.
     """
-    known: set[tuple[str, int, bool]] = set()
+    known: set[Checkpoint] = set()
     for _ in range(most):
         with trio.CancelScope() as scope:
             instrument = CancelAtNew(trio.lowlevel.current_task(), scope, known)
@@ -95,5 +100,5 @@ async def cancel_at_each_checkpoint(
         check()
         if not instrument.found:
             assert not scope.cancelled_caught
-            return {name for name, _, _ in known}
+            return {name for (name, _), _, _ in known}
     raise AssertionError(f"not done after {most} runs: {sorted(known)}")
