@@ -40,10 +40,14 @@ class Runtime:
         compile_processes: Most processes and threads of the compiler, at least 1.
         prepare: The argv of what is done once for a toolchain and kept, such as a precompiled header, or None.
         prepare_when: The text that a source must contain for `prepare` to be worth it; empty: any.
+        standby: The argv of a program that waits, once it has started, until it has read one byte from stdin, and then
+            is the one that `run` starts: "{source}" is there only then. Empty: programs are not started ahead.
+        standby_files: Further files that lie beside the source of such a program: name and text.
 
-    In `file_name`, `run`, `compile`, `prepare` and the values of `environment` these are replaced:
+    In `file_name`, `run`, `compile`, `prepare`, `standby` and the values of `environment` these are replaced:
 
     - "{source}": the path of the source file. "{directory}": the working directory.
+    - "{beside}": the directory that the source file is in.
     - "{output}": the directory that the compiler writes to, and that its results are in when the program runs.
     - "{prepared}": the directory with what `prepare` wrote to its "{output}".
     - "{cpus}": the CPUs that there are, at least 1. "{memory_mb}": the memory limit in MiB, and
@@ -69,13 +73,16 @@ class Runtime:
     compile_processes: int = 128
     prepare: Sequence[str] | None = None
     prepare_when: str = ""
+    standby: Sequence[str] = ()
+    standby_files: Mapping[str, str] = field(default_factory=FrozenMap)
 
     def __post_init__(self) -> None:
         language_name("runtime.name", self.name)
         _file_name("runtime.file_name", self.file_name)
-        files = text_map("runtime.compile_files", self.compile_files)
-        for name in files:
-            _file_name("a key of runtime.compile_files", name)
+        beside = {name: text_map(f"runtime.{name}", getattr(self, name)) for name in ("compile_files", "standby_files")}
+        for field_name, files in beside.items():
+            for name in files:
+                _file_name(f"a key of runtime.{field_name}", name)
         text("runtime.prepare_when", self.prepare_when)
         megabytes("runtime.compile_memory_mb", self.compile_memory_mb)
         integer("runtime.compile_processes", self.compile_processes, minimum=1, maximum=_MOST_PROCESSES)
@@ -87,9 +94,10 @@ class Runtime:
             environment=environment("runtime.environment", self.environment),
             suffixes=_suffixes(self.suffixes),
             packages=texts("runtime.packages", self.packages, empty=False),
-            compile_files=files,
+            **beside,
             compile_seconds=seconds("runtime.compile_seconds", self.compile_seconds),
             prepare=None if self.prepare is None else _command("runtime.prepare", self.prepare),
+            standby=_command("runtime.standby", self.standby) if self.standby else (),
         )
 
 

@@ -17,6 +17,7 @@ from nsbox._outputs import CodeError, RichOutput
 from nsbox._supervisor import wire
 from nsbox._supervisor.order import Order, Outcome, Reported
 from nsbox._supervisor.pump import Budget, OutputPump
+from nsbox._supervisor.standby import within
 from nsbox._supervisor.turn import GRACE_SECONDS, Mark
 from nsbox._verdict import KillReason, Observation
 
@@ -221,13 +222,7 @@ class CellRun:
             raise residence.failure
         assert residence.outcome is not None
         mark = find_mark()
-        seen = dataclasses.replace(
-            mark.since(residence.outcome.observation),
-            bytes_dropped=self._budget.dropped,
-            output_limit_bytes=self._order.output_bytes,
-            wall_limit_seconds=self._order.plan.wall_ns / 1e9,
-            cpu_limit_seconds=self._order.cpu_seconds,
-        )
+        seen = within(mark.since(residence.outcome.observation), self._order, self._budget.dropped)
         error = None if self._done is None else self._done.error
         if self.interrupted and seen.reason is KillReason.NONE and seen.signal == signal.SIGINT:
             seen = dataclasses.replace(seen, reason=KillReason.CANCELLED)

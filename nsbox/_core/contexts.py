@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import resource
 import secrets
 import socket
 import weakref
@@ -21,11 +20,12 @@ from nsbox._contexts.languages import Cell as Request
 from nsbox._contexts.languages import ContextLanguage, find_language
 from nsbox._core.cells import CellRun
 from nsbox._core.executions import result_of
+from nsbox._core.orders import without_time
 from nsbox._core.output import OutputSink
 from nsbox._core.part import Part
 from nsbox._core.program import Program, Running
-from nsbox._core.residence import Ends, Residence, Source
-from nsbox._core.sources import Place, program_source
+from nsbox._core.residence import Ends, Residence
+from nsbox._core.sources import Place, Source, program_source
 from nsbox._errors import (
     ConfigError,
     ExecutionError,
@@ -187,10 +187,9 @@ class Context:
         argv = (*runtime.run, str(self._largest))
         program = Program(runtime=runtime, text=text, names={}, place=place)
         order = self._core.executions.order(running, argv, program)
-        plan = dataclasses.replace(order.plan, wall_ns=0, cpu_us=0, rlimits=_without_cpu(order.plan.rlimits))
         own = self._core.runtime
         warm = own.name == runtime.name and self._core.wants_warm(running.options, text, own)
-        return dataclasses.replace(order, plan=plan, cpu_seconds=None, warm=warm)
+        return dataclasses.replace(without_time(order), warm=warm)
 
     async def _wait_ready(self, residence: Residence, ends: Ends) -> None:
         frame = None
@@ -427,11 +426,6 @@ def _texts() -> Iterator[None]:
         raise
     except OSError as exc:
         raise SetupError("source", exc.errno or errno.EIO, exc.strerror or "", "a program's text") from exc
-
-
-def _without_cpu(rlimits: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
-    """A context may use up any number of cells' CPU time."""
-    return tuple(limit for limit in rlimits if limit[0] != resource.RLIMIT_CPU)
 
 
 def _check_options(options: ExecutionOptions, language: ContextLanguage) -> None:

@@ -24,6 +24,7 @@ from nsbox._core.metering import Meter
 from nsbox._core.part import Part
 from nsbox._core.ports import Ports
 from nsbox._core.recovery import Recovery
+from nsbox._core.standbys import Standbys
 from nsbox._core.store import Recorder
 from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
@@ -95,6 +96,7 @@ class SandboxCore:
             self._recorder = Recorder(config, self.emitter, self.id, self.runtime.name)
         self.files = Files(self)
         self.contexts = Contexts(self)
+        self.standbys = Standbys(self)
         self.meter = Meter(self)
         self.heartbeat = Heartbeat(self)
         self.recovery = Recovery(self)
@@ -102,7 +104,9 @@ class SandboxCore:
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
         self.ports = Ports(self.id, self.emitter, self.machine)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
-        self._parts: tuple[Part, ...] = (self.heartbeat, self.contexts, self.files, self.ports, self.meter, *guards)
+        self._parts: tuple[Part, ...] = (
+            self.heartbeat, self.contexts, self.standbys, self.files, self.ports, self.meter, *guards,
+        )  # fmt: skip
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
         self.changing = Turns()  # start, suspend, resume, restart, reset, terminate, recovery: one at a time

@@ -6,9 +6,10 @@ import contextlib
 import secrets
 import shlex
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +20,7 @@ from nsbox._core.orders import make_order
 from nsbox._core.output import OutputQueue, OutputSink
 from nsbox._core.program import Program, Running, run_program
 from nsbox._core.sources import program_source
+from nsbox._core.standbys import Waiting
 from nsbox._core.toolchain import values_for
 from nsbox._errors import InvalidStateError, ResourceLimitError
 from nsbox._events import ExecutionOutput, ExecutionStarted, MetricsUpdated
@@ -70,11 +72,44 @@ class Executions:
         text = code.encode("utf-8", "surrogatepass")  # what is no text is the interpreter's to refuse
         names = source_values(runtime, code)
         self.require_room()
-        _, cell = self._core.living()
         running = self._new(code, runtime.name, options)
+        waiting = self._core.standbys.take(running, runtime)
+        try:
+            if waiting is not None:
+                return await self._execute_waiting(running, waiting, text, queue)
+            with self._program(running, runtime, text, names) as (program, order):
+                return await self._perform(running, order, partial(run_program, self._core, running, program), queue)
+        finally:
+            self._core.standbys.ran(runtime)
+
+    @contextlib.contextmanager
+    def _program(
+        self, running: Running, runtime: Runtime, text: bytes, names: Mapping[str, str]
+    ) -> Iterator[tuple[Program, Order]]:
+        """A program in the sandbox, and what the launcher is told of it; gone afterwards."""
+        _, cell = self._core.living()
         with program_source(cell.source, running.execution.id, fill_in(runtime.file_name, names), text) as place:
             program = Program(runtime=runtime, text=text, names=names, place=place)
-            return await self._perform(running, runtime.run, program, queue)
+            order = self.order(running, runtime.run, program)
+            if self._core.wants_warm(running.options, text, runtime):
+                order = replace(order, warm=True)
+            yield program, order
+
+    async def _execute_waiting(
+        self, running: Running, taken: tuple[Waiting, Order], text: bytes, queue: OutputQueue | None
+    ) -> ExecutionResult:
+        """By what has waited for it; where that has died meanwhile, as any other."""
+        waiting, order = taken
+
+        async def carry_out(order: Order, sink: OutputSink) -> Outcome:
+            outcome = await waiting.run(text, order, sink)
+            if outcome is not None:
+                return outcome
+            with self._program(running, waiting.runtime, text, {}) as (program, cold):
+                running.number = cold.id
+                return await run_program(self._core, running, program, cold, sink)
+
+        return await self._perform(running, order, carry_out, queue)
 
     def _runtime_for(self, code: str, options: ExecutionOptions) -> Runtime:
         """The one that was asked for, else what the text is written in, if that is sure, else the sandbox's."""
@@ -90,7 +125,12 @@ class Executions:
     ) -> ExecutionResult:
         """Run a command."""
         self.require_room()
-        return await self._perform(self._new(shlex.join(argv), COMMAND, options), argv, None, queue)
+        running = self._new(shlex.join(argv), COMMAND, options)
+
+        async def carry_out(order: Order, sink: OutputSink) -> Outcome:
+            return await run_execution(self._core.living()[1], order, sink)
+
+        return await self._perform(running, self.order(running, argv), carry_out, queue)
 
     async def again(self, id: str) -> ExecutionResult:
         """Run one of the last that failed once more, as it was asked for.
@@ -164,6 +204,10 @@ class Executions:
         """A command that is about to run, after `require_room`."""
         return self._new(shlex.join(argv), COMMAND, options)
 
+    def new_standby(self, language: str) -> Running:
+        """What nobody has asked for yet, with the options that are nobody's."""
+        return self._new("", language, ExecutionOptions())
+
     def new_cell(self, code: str, language: str, options: ExecutionOptions) -> Running:
         """A cell of a context, or, without `code`, the program of one."""
         return self._new(code, language, options)
@@ -179,18 +223,16 @@ class Executions:
         )  # fmt: skip
 
     async def _perform(
-        self, running: Running, argv: Sequence[str], program: Program | None, queue: OutputQueue | None
+        self,
+        running: Running,
+        order: Order,
+        run: Callable[[Order, OutputSink], Awaitable[Outcome]],
+        queue: OutputQueue | None,
     ) -> ExecutionResult:
-        order = self.order(running, argv, program)
-        if program is not None and self._core.wants_warm(running.options, program.text, program.runtime):
-            order = replace(order, warm=True)
         sink = OutputSink(self._core.emitter, running.execution.id, queue)
 
-        async def carry_out(cell: Cell) -> Outcome:
-            if program is None:
-                outcome = await run_execution(cell, order, sink)
-            else:
-                outcome = await run_program(self._core, running, program, order, sink)
+        async def carry_out(_: Cell) -> Outcome:
+            outcome = await run(order, sink)
             sink.finish()
             return outcome
 
@@ -272,7 +314,8 @@ class Executions:
             memory_bytes = limits.memory_bytes or config.resources.memory.limit_mb << 20
             values = {
                 **program.names, **values_for(config, memory_bytes, supervisor.allowed_cpus),
-                "source": program.place.source, "output": program.place.built, "directory": limits.working_directory,
+                "source": program.place.source, "beside": program.place.directory, "output": program.place.built,
+                "directory": limits.working_directory,
             }  # fmt: skip
             argv = [fill_in(part, values) for part in argv]
             environment = {name: fill_in(text, values) for name, text in program.runtime.environment.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import resource
 from collections.abc import Mapping, Sequence
 
 from nsbox._config import ExecutionOptions, Limits, SandboxConfig
@@ -56,3 +58,10 @@ def make_order(
         group=supervisor.tree.hierarchies[0].path if supervisor.tree.hierarchies else None,
         sampled=supervisor.tree.index_of("memory") is None,
     )
+
+
+def without_time(order: Order) -> Order:
+    """The order for a program that lives on, and has its limits of time anew for each thing that it does."""
+    rlimits = tuple(limit for limit in order.plan.rlimits if limit[0] != resource.RLIMIT_CPU)
+    plan = dataclasses.replace(order.plan, wall_ns=0, cpu_us=0, rlimits=rlimits)
+    return dataclasses.replace(order, plan=plan, cpu_seconds=None)

@@ -12,7 +12,7 @@ import trio
 
 from nsbox._contexts.frames import Frame, FrameReader
 from nsbox._core.program import Running
-from nsbox._core.sources import program_source
+from nsbox._core.sources import Source
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, SetupError
 from nsbox._supervisor.background import start_soon
@@ -192,28 +192,3 @@ class Residence:
         if self.members <= 0:
             self.gone = self.gone or "it was closed"
             await self.kill(KillReason.CANCELLED)
-
-
-class Source:
-    """The text of a context's program, in the sandbox for as long as that lives.
-
-    Args:
-        directory: The sandbox's, for program texts.
-        name: Of a directory of its own.
-        file_name: Of the text.
-        text: It.
-
-    Raises:
-        ConfigError: It does not fit.
-    """
-
-    def __init__(self, directory: int, name: str, file_name: str, text: bytes) -> None:
-        with contextlib.ExitStack() as stack:
-            own = os.dup(directory)  # a restarted sandbox closes its own before everything in it is seen to be dead
-            stack.callback(os.close, own)
-            self.place = stack.enter_context(program_source(own, name, file_name, text))
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        """Remove it."""
-        self._stack.close()

@@ -22,10 +22,11 @@ class Place:
         built: The path of the directory with compiled files.
     """
 
-    __slots__ = ("_directory", "_fd", "_made", "built", "directory", "source")
+    __slots__ = ("_fd", "_file_name", "_made", "built", "directory", "source")
 
     def __init__(self, fd: int, name: str, file_name: str) -> None:
         self._fd = fd
+        self._file_name = file_name
         self._made: list[tuple[str, bool]] = []  # paths, and whether each is a directory
         self.directory = f"{SOURCE_DIRECTORY}/{name}"
         self.source = f"{self.directory}/{file_name}"
@@ -55,6 +56,17 @@ class Place:
         finally:
             os.close(fd)
 
+    def add_source(self, code: bytes) -> None:
+        """The source file.
+
+        Raises:
+            ConfigError: It does not fit.
+        """
+        try:
+            self.add(self._file_name, code)
+        except OSError as exc:
+            raise ConfigError(f"code: {len(code)} bytes do not fit into {SOURCE_DIRECTORY} ({exc.strerror})") from exc
+
     def add_built(self, files: Iterable[BuiltFile]) -> None:
         """What a compiler made. May block for a moment, in proportion to its size.
 
@@ -77,7 +89,7 @@ class Place:
 
 @contextlib.contextmanager
 def program_source(
-    directory: int, name: str, file_name: str, code: bytes, beside: Mapping[str, str] | None = None
+    directory: int, name: str, file_name: str, code: bytes | None, beside: Mapping[str, str] | None = None
 ) -> Iterator[Place]:
     """A place, in the sandbox, with a file that has `code`; gone afterwards.
 
@@ -85,7 +97,7 @@ def program_source(
         directory: The sandbox's directory for program texts.
         name: Of a directory of its own in there, used by nothing else.
         file_name: Without a directory.
-        code: Anything.
+        code: Anything; None: `add_source` will have it.
         beside: Further files: name and text.
 
     Raises:
@@ -98,13 +110,12 @@ def program_source(
         try:
             os.fchmod(own, 0o755)  # mkdir is subject to the umask
             try:
-                place.add(file_name, code)
                 for other, text in (beside or {}).items():
                     place.add(other, text.encode())
             except OSError as exc:
-                raise ConfigError(
-                    f"code: {len(code)} bytes do not fit into {SOURCE_DIRECTORY} ({exc.strerror})"
-                ) from exc
+                raise ConfigError(f"what belongs to {file_name} does not fit into {SOURCE_DIRECTORY}") from exc
+            if code is not None:
+                place.add_source(code)
             yield place
         finally:
             place.clear()
@@ -112,3 +123,32 @@ def program_source(
     finally:
         with contextlib.suppress(OSError):  # the same as in `clear`
             os.rmdir(name, dir_fd=directory)
+
+
+class Source:
+    """The text of a program that lives on, in the sandbox for as long as it does.
+
+    Args:
+        directory: The sandbox's, for program texts.
+        name: Of a directory of its own.
+        file_name: Of the text.
+        text: As for `program_source`.
+        beside: As for `program_source`.
+
+    Raises:
+        ConfigError: It does not fit.
+        OSError: It cannot be written, or this process may have no more descriptors.
+    """
+
+    def __init__(
+        self, directory: int, name: str, file_name: str, text: bytes | None, beside: Mapping[str, str] | None = None
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            own = os.dup(directory)  # a restarted sandbox closes its own before everything in it is seen to be dead
+            stack.callback(os.close, own)
+            self.place = stack.enter_context(program_source(own, name, file_name, text, beside))
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Remove it. A second time, nothing."""
+        self._stack.close()

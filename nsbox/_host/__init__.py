@@ -12,7 +12,7 @@
 from nsbox._host.capabilities import KNOWN_CAPABILITIES, Check, capability_checks, missing_capabilities
 from nsbox._host.doctor import checks, host_checks
 from nsbox._host.facts import HostFacts, probe_host
-from nsbox._host.landlock import landlock_abi, separation_of_executions
+from nsbox._host.landlock import executions_are_apart, landlock_abi, separation_of_executions
 
 __all__ = [
     "KNOWN_CAPABILITIES",
@@ -20,6 +20,7 @@ __all__ = [
     "HostFacts",
     "capability_checks",
     "checks",
+    "executions_are_apart",
     "host_checks",
     "landlock_abi",
     "missing_capabilities",

@@ -19,8 +19,13 @@ def landlock_abi() -> int:
     return max(found, 0)
 
 
+def executions_are_apart() -> bool:
+    """Whether executions of one sandbox can do nothing to each other's processes."""
+    return landlock_abi() >= _WITH_SCOPES
+
+
 def separation_of_executions() -> str:
     """What holds between executions of one sandbox, for `Sandbox.isolation`."""
-    if landlock_abi() >= _WITH_SCOPES:
+    if executions_are_apart():
         return "a Landlock domain each: no signals, and nothing of each other in /proc"
     return "same user: they can signal each other, and read each other's environment (needs Landlock ABI 6, Linux 6.12)"

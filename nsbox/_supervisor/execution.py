@@ -22,7 +22,7 @@ from nsbox._supervisor.sampling import Sampler
 from nsbox._verdict import KillReason
 
 _KILL_SECONDS = 10.0
-_SHORT_SECONDS = 0.002
+SHORT_SECONDS = 0.002
 """A program that has ended by then needs no tasks that read for it: what it wrote is in the pipes."""
 
 
@@ -53,7 +53,7 @@ async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
 
 async def _run(cell: Cell, order: Order, sink: Sink, *, cold: bool = False) -> Outcome:
     with open_pipes() as pipes:
-        killer = _Killer(cell, order.id)
+        killer = Killer(cell, order.id)
         budget = Budget(order.output_bytes, killer.output_limit)
         stdout = OutputPump("stdout", pipes.stdout, budget, keep=order.keep_output, sink=sink)
         stderr = OutputPump("stderr", pipes.stderr, budget, keep=order.keep_output, sink=sink)
@@ -95,7 +95,7 @@ async def run_interactive(
     """
     try:
         record, sampler = await _carry_out(
-            cell, order, _Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
+            cell, order, Killer(cell, order.id), stdio, close_stdio, [], at_once=True, terminal=terminal,
             on_start=on_start, on_sampler=on_sampler, cold=not order.warm,
         )  # fmt: skip
     except _StillbornError as exc:  # what it was given is closed already: its caller has to begin anew
@@ -106,7 +106,7 @@ async def run_interactive(
 async def _carry_out(
     cell: Cell,
     order: Order,
-    killer: _Killer,
+    killer: Killer,
     stdio: tuple[int, int, int],
     close_stdio: Callable[[], None],
     beside: list[Callable[[], Awaitable[object]]],
@@ -137,10 +137,10 @@ async def _carry_out(
             cell.samplers.append(sampler)
         try:
             if not at_once and not order.sampled:
-                with trio.move_on_after(_SHORT_SECONDS):
+                with trio.move_on_after(SHORT_SECONDS):
                     await answer.settled_event.wait()
             if not answer.settled:
-                await _wait_beside(answer, beside)
+                await wait_beside(answer.settled_event, beside)
         except BaseException:
             if not answer.settled:
                 await _kill_and_wait(killer, answer)
@@ -184,13 +184,13 @@ def _outcome(
     )
 
 
-async def _wait_beside(answer: Answer, tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
-    """Wait for the answer while `tasks` run; they end with it."""
+async def wait_beside(event: trio.Event, tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Wait for the event while `tasks` run; they end with it."""
     try:
         async with trio.open_nursery() as nursery:
             for task in tasks:
                 nursery.start_soon(task)
-            await answer.settled_event.wait()
+            await event.wait()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1:  # KeyboardInterrupt is the caller's, and he knows of no nursery
@@ -198,8 +198,13 @@ async def _wait_beside(answer: Answer, tasks: Sequence[Callable[[], Awaitable[ob
         raise
 
 
-class _Killer:
-    """Kills an execution from where nothing can be awaited."""
+class Killer:
+    """Kills an execution, also from where nothing can be awaited.
+
+    Args:
+        cell: Where it runs.
+        id: The launcher's name for it.
+    """
 
     def __init__(self, cell: Cell, id: int) -> None:
         self._cell = cell
@@ -207,18 +212,21 @@ class _Killer:
         self._output = trio.Event()
 
     def output_limit(self) -> None:
+        """It has written too much: `run` kills it."""
         self._output.set()
 
     async def run(self) -> None:
+        """Until cancelled."""
         await self._output.wait()
         await self.kill(KillReason.OUTPUT)
 
     async def kill(self, reason: KillReason) -> None:
+        """Kill it; nothing, if it has ended."""
         with contextlib.suppress(NetworkError):  # no launcher, no execution
             await self._cell.kill(self._id, reason)
 
 
-async def _kill_and_wait(killer: _Killer, answer: Answer) -> None:
+async def _kill_and_wait(killer: Killer, answer: Answer) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_SECONDS):
         await killer.kill(KillReason.CANCELLED)
         await answer.settled_event.wait()

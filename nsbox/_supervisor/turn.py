@@ -63,12 +63,15 @@ class Resident:
         """CPU time so far, in seconds, where it has to be sampled."""
         return 0.0 if self.sampler is None else self.sampler.cpu_seen
 
-    async def begin(self, wall_seconds: float, cpu_seconds: float | None) -> Answer:
+    async def begin(
+        self, wall_seconds: float, cpu_seconds: float | None, *, grace_seconds: float = GRACE_SECONDS
+    ) -> Answer:
         """Begin a turn; the answer, which need not be waited for, is for `mark`.
 
         Args:
-            wall_seconds: Until it is interrupted; GRACE_SECONDS later it is killed.
+            wall_seconds: Until it is interrupted; `grace_seconds` later it is killed.
             cpu_seconds: The same of CPU time; None: not limited.
+            grace_seconds: 0: it is killed at once.
 
         Raises:
             NetworkError: The launcher is gone.
@@ -76,7 +79,7 @@ class Resident:
         payload = wire.Payload()
         payload.u64(max(1, round(wall_seconds * 1e9)))
         payload.u64(0 if cpu_seconds is None else max(1, round(cpu_seconds * 1e6)))
-        payload.u64(round(GRACE_SECONDS * 1e9))
+        payload.u64(round(grace_seconds * 1e9))
         answer = self._cell.channel.expect(wire.Down.TURN, self.order.id)
         await self._cell.channel.send(wire.Down.TURN, self.order.id, payload=payload.join())
         return answer

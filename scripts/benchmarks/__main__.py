@@ -13,7 +13,7 @@ from nsbox import AsyncSandbox
 from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.humaneval import humaneval
-from scripts.benchmarks.languages import header, known
+from scripts.benchmarks.languages import header, known, standby
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
 from scripts.benchmarks.metrics import metrics
@@ -34,6 +34,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "metrics": metrics,
     "known": known,
     "header": header,
+    "standby": standby,
     "context": context,
     "warm-living": warm_living,
     "warm-fresh": warm_fresh,

@@ -1,13 +1,15 @@
-"""What compiling costs: a program that is known already, and C++ with everything included."""
+"""What starting Node costs where that is done ahead, and compiling: a known program, and C++ with everything included."""
 
 import os
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from nsbox import AsyncSandbox, ConfigError
-from scripts.benchmarks.measure import Goal, Report, Series, in_turn
+from scripts.benchmarks.measure import Goal, Report, Run, Series, in_turn
+from scripts.benchmarks.peers import run_process
 
 _PROGRAM = '#include <stdio.h>\nint main(void) { puts("1"); return 0; }\n'
 _EVERYTHING = """#include <bits/stdc++.h>
@@ -15,6 +17,27 @@ using namespace std;
 int main() { map<string, vector<int>> m; m["a"] = {3, 1, 2}; sort(m["a"].begin(), m["a"].end()); cout << m["a"][0]; }
 """
 _MOST_COMPILATIONS = 10
+
+
+_SCRIPT = "console.log(1)"
+_PAUSE = 0.3
+"""In which what waits for the next program starts: it is used once."""
+
+
+async def standby(runs: int) -> Report:
+    """JavaScript in a living sandbox, by a Node that has started before, against a bare one; both after a pause."""
+    async with AsyncSandbox() as sandbox:
+
+        async def run_script() -> None:
+            result = await sandbox.execute(_SCRIPT, language="javascript")
+            if result.raise_for_verdict().stdout != "1\n":
+                raise RuntimeError(f"a wrong result: {result!r}")
+
+        contenders: dict[str, Run] = {"nsbox": run_script, "bare process": partial(run_process, ("node", "-e", _SCRIPT))}
+        series = await in_turn(contenders, runs, pause=_PAUSE)
+    goal = Goal(what="nsbox / bare", value=series["nsbox"].median / series["bare process"].median, bound=0.35)
+    title = f"standby: execute('{_SCRIPT}', language='javascript') in a living sandbox, after {_PAUSE:g} s of quiet"
+    return Report(title=title, series=series, goals=[goal])
 
 
 async def known(runs: int) -> Report:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from nsbox._host import executions_are_apart
+
 CONTROLLERS = frozenset({"cpu", "memory", "pids"})
 
 
@@ -129,6 +131,11 @@ def plot() -> str | None:
     return None if importlib.util.find_spec("matplotlib") is not None else "matplotlib is not installed (nsbox[plot])"
 
 
+def scopes() -> str | None:
+    """Executions of one sandbox can be kept apart."""
+    return None if executions_are_apart() else "no Landlock ABI 6 (Linux 6.12)"
+
+
 PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_root": cache(root),
     "needs_rootless": cache(rootless),
@@ -138,15 +145,17 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_delegation": cache(delegation),
     "needs_loop": cache(loop),
     "needs_plot": cache(plot),
+    "needs_scopes": cache(scopes),
     "needs_user_namespace": cache(user_namespace),
     "needs_ipv6": cache(ipv6),
     "needs_static": cache(static),
 }
 
 EVERYWHERE = frozenset({"needs_user_namespace", "needs_ipv6", "needs_static"})
+ROOTS = EVERYWHERE | {"needs_root", "needs_cgroups", "needs_loop", "needs_plot", "needs_scopes"}
 LANES: Mapping[str, frozenset[str]] = {
-    "hybrid-root": EVERYWHERE | {"needs_root", "needs_hybrid", "needs_cgroups", "needs_loop", "needs_plot"},
-    "unified-root": EVERYWHERE | {"needs_root", "needs_unified", "needs_cgroups", "needs_loop", "needs_plot"},
+    "hybrid-root": ROOTS | {"needs_hybrid"},
+    "unified-root": ROOTS | {"needs_unified"},
     "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
     "rootless": EVERYWHERE | {"needs_rootless"},
     "rootless-delegated": EVERYWHERE | {"needs_rootless", "needs_delegation"},
