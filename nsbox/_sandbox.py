@@ -60,7 +60,7 @@ class SandboxProperties:
     @property
     def config(self) -> SandboxConfig:
         """What it is made from."""
-        return self._core.config
+        return self._core.given
 
     @property
     def resources(self) -> ResourceAllocation:

@@ -20,7 +20,7 @@ LAYERS = (
     ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes", "_languages", "_store"),
     ("_plan", "_warm", "_files", "_contexts"),
     ("_supervisor", "_compile"),
-    ("_metrics", "_ports"),
+    ("_metrics", "_ports", "_rootfs"),
     ("_core",),
     ("_handles", "_route"),
     ("_code_context",),

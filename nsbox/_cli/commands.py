@@ -14,6 +14,8 @@ from nsbox._cli.session import carry_out
 _Store = Annotated[Path | None, typer.Option("--store", metavar="FILE", envvar="NSBOX_STORE", help="Of which store.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 _DAY = 86_400.0
+_MaxMb = Annotated[int, typer.Option("--max-mb", metavar="MiB", min=1, help="What it may have at most, unpacked.")]
+_MAX_MB = 16_384
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,6 +26,12 @@ def add_to(app: typer.Typer) -> None:
     app.command("top")(top_command)
     app.command("gc")(gc_command)
     app.command("shell", context_settings={"allow_interspersed_args": False})(shell_command)
+    rootfs = typer.Typer(no_args_is_help=True, help="Build, import, list and remove root file systems (--rootfs NAME).")
+    rootfs.command("build")(rootfs_build_command)
+    rootfs.command("import")(rootfs_import_command)
+    rootfs.command("list")(rootfs_list_command)
+    rootfs.command("remove")(rootfs_remove_command)
+    app.add_typer(rootfs, name="rootfs")
 
 
 def history_command(
@@ -141,5 +149,66 @@ def shell_command(
         from nsbox._cli.shell import shell  # noqa: PLC0415  # the same
 
         return shell(words or (), request, pty=pty)
+
+    raise typer.Exit(carry_out(command))
+
+
+def rootfs_build_command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name such as python or all; or a TOML file, a path with a /.")
+    ],
+    *,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Another name for it.")] = None,
+    max_mb: _MaxMb = _MAX_MB,
+) -> None:
+    """Build a root from Debian's packages, by mmdebstrap; what had its name is replaced."""
+
+    def command() -> int:
+        from nsbox._cli.rootfs import build  # noqa: PLC0415  # it brings rich along
+
+        return build(recipe, name, max_mb)
+
+    raise typer.Exit(carry_out(command))
+
+
+def rootfs_import_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="What docker save has written, or an OCI image layout.")
+    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
+    *,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Which image, where there are several.")] = None,
+    max_mb: _MaxMb = _MAX_MB,
+) -> None:
+    """Unpack an image; what had its name is replaced."""
+
+    def command() -> int:
+        from nsbox._cli.rootfs import import_  # noqa: PLC0415  # the same
+
+        return import_(source, name, tag, max_mb)
+
+    raise typer.Exit(carry_out(command))
+
+
+def rootfs_list_command(*, as_json: _Json = False) -> None:
+    """Show the roots that are there, and the recipes that are not built."""
+
+    def command() -> int:
+        from nsbox._cli.rootfs import list_  # noqa: PLC0415  # the same
+
+        return list_(as_json=as_json)
+
+    raise typer.Exit(carry_out(command))
+
+
+def rootfs_remove_command(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; one that is in use is refused.")],
+) -> None:
+    """Remove roots."""
+
+    def command() -> int:
+        from nsbox._cli.rootfs import remove  # noqa: PLC0415  # the same
+
+        return remove(names)
 
     raise typer.Exit(carry_out(command))

@@ -48,7 +48,12 @@ Mounts = Annotated[
     ),
 ]
 Rootfs = Annotated[
-    str | None, typer.Option(metavar="DIRECTORY", help="Its root (default: host, which is this machine's /usr).")
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH",
+        help="Its root: a name from nsbox rootfs list; a path, with a / in it, of a directory or an OCI image layout "
+        "(default: host, which is this machine's /usr).",
+    ),
 ]
 Security = Annotated[
     str | None, typer.Option(metavar="default|strict|PATH", help=_default("The syscall policy", _BASE.security))

@@ -93,7 +93,7 @@ def sandbox_config(request: Request) -> SandboxConfig:
         enforcement=EnforcementPolicy() if output_mb is None else EnforcementPolicy(max_output_mb=output_mb),
         environment=dict(_variable(text) for text in request.env),
         mounts=tuple(_mount(text) for text in request.mounts),
-        rootfs="host" if request.rootfs in (None, "host") else Path(str(request.rootfs)).absolute(),
+        rootfs=_rootfs(request.rootfs),
         security=_security(request.security),
         working_directory="/workspace" if request.workdir is None else request.workdir,
         writable_root=request.writable_root,
@@ -153,6 +153,13 @@ def _mount(text: str) -> Mount:
     if not source or len(rest) not in (1, 2) or rest[1:] not in ([], ["ro"], ["rw"]):
         raise ConfigError(f"--mount={text!r}: must be SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw")
     return Mount(source=Path(source).absolute(), target=rest[0], read_only=rest[1:] != ["rw"])
+
+
+def _rootfs(text: str | None) -> str | Path:
+    """A path is what has a slash; a word is a name, whatever lies in the current directory."""
+    if text is None:
+        return "host"
+    return Path(text).absolute() if "/" in text else text
 
 
 def _security(text: str | None) -> Literal["strict", "default"] | Path:

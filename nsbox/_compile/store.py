@@ -50,10 +50,7 @@ def open_store() -> Store:
     text = os.environ.get("NSBOX_CACHE_MB", str(_DEFAULT_MB))
     if not text.isascii() or not text.isdecimal() or len(text) > 12:
         raise ConfigError(f"NSBOX_CACHE_MB={text!r}: must be a number of MiB")
-    directory = os.environ.get("NSBOX_CACHE_DIR") or _default_directory()
-    if not os.path.isabs(directory):
-        raise ConfigError(f"NSBOX_CACHE_DIR={directory!r}: must be an absolute path")
-    return _store(directory, int(text) << 20)
+    return _store(cache_directory(), int(text) << 20)
 
 
 @lru_cache(maxsize=8)
@@ -61,11 +58,18 @@ def _store(directory: str, bound: int) -> Store:
     return Store(Path(directory), bound)
 
 
-def _default_directory() -> str:
-    if os.geteuid() == 0:
-        return "/var/cache/nsbox"
+def cache_directory() -> str:
+    """Where this user's nsbox keeps what it could make again: see `open_store`.
+
+    Raises:
+        ConfigError: NSBOX_CACHE_DIR is no absolute path.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "nsbox")
+    users = os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "nsbox")
+    directory = os.environ.get("NSBOX_CACHE_DIR") or ("/var/cache/nsbox" if os.geteuid() == 0 else users)
+    if not os.path.isabs(directory):
+        raise ConfigError(f"NSBOX_CACHE_DIR={directory!r}: must be an absolute path")
+    return directory
 
 
 class Store:

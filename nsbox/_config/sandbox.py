@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from nsbox._config.validation import (
 )
 
 _LONGEST_USER_ID = 256
+_ROOT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,159}")
 _SHORTEST_INTERVAL = 0.01  # seconds; sampling more often would measure itself
 _OWN_TREES = ("/proc", "/dev")  # made anew for each sandbox; a mount over them would defeat what protects them
 
@@ -68,7 +70,9 @@ class SandboxConfig:
         thresholds: Layer 2, when to warn.
         enforcement: Layer 3, what ends an execution.
         recovery: How to try again.
-        rootfs: "host": this machine's /usr and so on, read-only; or an absolute path to a directory or an OCI layout.
+        rootfs: "host": this machine's /usr and so on, read-only; or the name of a root in the cache (`nsbox rootfs
+            list`); or an absolute path to a directory with a root file system, or to an OCI image layout, which is
+            unpacked into the cache by the first `start`. A str without "/" is a name, and never a path.
         mounts: What else of the host the sandbox sees; each target once.
         working_directory: Where executions start: absolute, without "..".
         writable_root: True: /usr, /etc, /var and /opt are writable by root inside, within the disk quota, for this
@@ -137,12 +141,12 @@ class SandboxConfig:
 
 
 def _rootfs(value: object) -> str | Path:
-    """Take "host" or an absolute path, never "/": that would show the program everything of the host."""
-    if value == "host":
-        return "host"
+    """Take "host", a name, or an absolute path, never "/": that would show the program everything of the host."""
+    if isinstance(value, str) and _ROOT_NAME.fullmatch(value):
+        return value
     path = host_path("rootfs", value, absolute=True)
     if posixpath.normpath(path).strip("/") == "":
-        refuse("rootfs", value, "'host' or a directory below the root of the host")
+        refuse("rootfs", value, "'host', a name such as 'python', or a directory below the root of the host")
     return path
 
 

@@ -25,6 +25,11 @@ class Environment:
         self._require_living = require_living
         self.variables: FrozenMap[str, str] = self._configured
 
+    def set_defaults(self, variables: Mapping[str, str]) -> None:
+        """What its root file system has for programs: below all others, and no event."""
+        self._configured = FrozenMap({**variables, **self._configured})
+        self.variables = FrozenMap({**variables, **self.variables})
+
     def reset(self) -> None:
         """As configured."""
         self.variables = self._configured

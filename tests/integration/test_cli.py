@@ -247,7 +247,7 @@ def test_a_root_of_its_own_is_all_that_the_program_sees(tmp_path: Path) -> None:
     )
     command = ["gcc", "-static", "-x", "c", "-", "-o", str(tmp_path / "root" / "bin" / "program")]
     subprocess.run(command, input=source, text=True, check=True, timeout=SECONDS)
-    done = nsbox("run", "--rootfs", "root", "--", "/bin/program", cwd=tmp_path)
+    done = nsbox("run", "--rootfs", "./root", "--", "/bin/program", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, b"-1"), done.stderr
     assert nsbox("run", "--", "test", "-e", "/usr/bin").returncode == 0
     assert nsbox("run", "--", "/bin/program").returncode == 127

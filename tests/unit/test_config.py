@@ -102,7 +102,12 @@ CASES: list[Case] = [
     (SandboxConfig, "thresholds", [MonitoringThresholds()], [None]),
     (SandboxConfig, "enforcement", [EnforcementPolicy()], [None]),
     (SandboxConfig, "recovery", [RecoveryPolicy()], [None]),
-    (SandboxConfig, "rootfs", ["host", "/srv/root", Path("/srv/root")], ["Host", "root", "/", "//", "/a/..", None, ""]),
+    (
+        SandboxConfig,
+        "rootfs",
+        ["host", "root-1", "/srv/root", Path("/srv/root")],
+        ["Host", "ro t", "-x", ".", "/", "//", "/a/..", Path("root"), None, ""],
+    ),
     (SandboxConfig, "mounts", [(), [Mount(source=Path("/a"), target="/b")]], [None, ["/a"], "ab", {"/a": "/b"}]),
     (SandboxConfig, "working_directory", ["/", "/workspace/x"], ["", "x", "/a/../b", "/..", "/a\0", None, Path("/a")]),
     (SandboxConfig, "writable_root", [True, False], [1, None]),
