@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import secrets
@@ -34,6 +35,7 @@ from nsbox._host import separation_of_executions
 from nsbox._metrics.reclaim import reclaim, reclaim_directory
 from nsbox._plan import hostfiles, users
 from nsbox._results import Execution, ExecutionResult, SandboxMetadata
+from nsbox._rootfs import Hold, needs_opening, open_root
 from nsbox._runtimes import find_runtime
 from nsbox._states import ACTIVE, SandboxStatus, StateMachine
 from nsbox._supervisor.cell import Cell
@@ -85,7 +87,10 @@ class SandboxCore:
         check_preload(config)
         self.runtime = find_runtime(config.runtime, field="runtime")
         self.id = f"sbx-{secrets.token_hex(6)}"
+        self.given = config
+        """As the caller wrote it; of `config`, `rootfs` is a directory where he wrote a name."""
         self.config = config
+        self._hold: Hold | None = None
         self.totals = Totals(datetime.now(UTC))
         self.emitter = Emitter(self.id)
         self.machine = StateMachine(self._note_change)
@@ -341,7 +346,12 @@ class SandboxCore:
         assert self._supervisor is not None
         if self._recorder is not None:
             await self._recorder.open()
-        cell = await self._supervisor.create(self.config)
+        await self._open_root()
+        try:
+            cell = await self._supervisor.create(self.config)
+        except BaseException:
+            self._close_root()
+            raise
         cell.on_lost = self._lose
         self._cell = cell
         if cell.lost is not None:
@@ -364,6 +374,23 @@ class SandboxCore:
             self._close_parts()
             supervisor.registry.remove(self.id)
             await supervisor.destroy(cell)
+            self._close_root()
+
+    async def _open_root(self) -> None:
+        """Find what `rootfs` names, and keep it there; an image layout is unpacked first, where it has not been.
+
+        Cancellation waits for the end of that.
+        """
+        if self._hold is None and needs_opening(self.given.rootfs):
+            self._hold = await trio.to_thread.run_sync(open_root, self.given.rootfs)
+            self._passwd = None
+            self.config = dataclasses.replace(self.config, rootfs=self._hold.tree.root)
+            self.environment.set_defaults(self._hold.tree.record.environment)
+
+    def _close_root(self) -> None:
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
 
     def _open_parts(self) -> None:
         supervisor, cell = self.living()
