@@ -109,7 +109,11 @@ class Executions:
                 running.number = cold.id
                 return await run_program(self._core, running, program, cold, sink)
 
-        return await self._perform(running, order, carry_out, queue)
+        try:
+            return await self._perform(running, order, carry_out, queue)
+        except BaseException:
+            await waiting.standby.end()  # it is nobody's any more
+            raise
 
     def _runtime_for(self, code: str, options: ExecutionOptions) -> Runtime:
         """The one that was asked for, else what the text is written in, if that is sure, else the sandbox's."""
