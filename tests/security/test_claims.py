@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-IDS = re.compile(r"^((?:[SKFHNIRLGXP]\d\d(?:, )?)+): ")
+IDS = re.compile(r"^((?:[SKFHNIRLGXP]\d\d(?:,\s)?)+): ")
 
 
 def every_test() -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -21,7 +21,7 @@ def every_test() -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
 def ids_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """The ids that a test's docstring begins with."""
     match = IDS.match(ast.get_docstring(node) or "")
-    return match[1].split(", ") if match else []
+    return re.split(r",\s", match[1]) if match else []
 
 
 def ids_in_tests() -> dict[str, set[str]]:
