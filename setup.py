@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "native"
 LAUNCHER = Path("nsbox", "_bin", "nsbox-launcher")
 LIBRARY = Path("nsbox", "_bin", "nsbox-interpreter.so")
+RECIPES = Path("nsbox", "_rootfs", "recipes")
 SHARED = ("credentials.c", "enter.c", "packet.c", "payload.c", "sys.c")
 """What of the launcher a warm interpreter needs, too."""
 
@@ -154,6 +155,41 @@ class BuildLauncher(Command):
         return [str(path.relative_to(ROOT)) for path in sorted(NATIVE.rglob("*.[ch]"))]
 
 
+class BuildRecipes(Command):
+    """Put the recipes of root file systems into the package; an editable install reads them from the checkout."""
+
+    description = "copy the recipes of root file systems"
+    user_options: ClassVar = [("build-lib=", None, "directory to build into")]
+
+    def initialize_options(self) -> None:
+        """As `BuildLauncher`."""
+        self.build_lib: str | None = None
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        """Take the directory from `build`."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Copy them."""
+        for target, source in self.get_output_mapping().items():
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, target)
+
+    def get_outputs(self) -> list[str]:
+        """The files that this command makes."""
+        return [*self.get_output_mapping()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Each file, and what it is a copy of."""
+        directory = Path(self.build_lib or "build/lib", RECIPES)
+        return {} if self.editable_mode else {str(directory / Path(one).name): one for one in self.get_source_files()}
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution has to contain for this command."""
+        return [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("rootfs/*.toml"))]
+
+
 class ProgramDistribution(Distribution):
     """A distribution with a program of this platform in it, though without extension modules."""
 
@@ -170,5 +206,8 @@ class ProgramWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-build.sub_commands = [*build.sub_commands, ("build_launcher", None)]
-setup(distclass=ProgramDistribution, cmdclass={"build_launcher": BuildLauncher, "bdist_wheel": ProgramWheel})
+build.sub_commands = [*build.sub_commands, ("build_launcher", None), ("build_recipes", None)]
+setup(
+    distclass=ProgramDistribution,
+    cmdclass={"build_launcher": BuildLauncher, "build_recipes": BuildRecipes, "bdist_wheel": ProgramWheel},
+)

@@ -194,6 +194,9 @@ def _environment(recipe: Recipe, scratch: str) -> Mapping[str, str]:
 
 
 def _run(command: list[str], environment: Mapping[str, str], log: Path, tree: Unpacker, limits: Limits) -> None:
+    setpriv = shutil.which("setpriv", path=_PATH)
+    if setpriv is not None:  # else it would go on where we are killed, until it has something to write
+        command = [setpriv, "--pdeathsig", "TERM", *command]
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd="/",

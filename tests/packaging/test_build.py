@@ -83,6 +83,9 @@ def test_a_wheel_carries_the_launcher_and_its_tag_says_for_which_machine(wheel: 
     assert mode & 0o111 == 0o111
     policies = sorted(CHECKOUT.glob("nsbox/_seccomp/policies/*.toml"))
     assert policies
+    recipes = sorted(path.name for path in CHECKOUT.glob("rootfs/*.toml"))
+    assert recipes
+    assert {f"nsbox/_rootfs/recipes/{name}" for name in recipes} <= set(names)
     assert {"nsbox/py.typed", *(str(path.relative_to(CHECKOUT)) for path in policies)} <= set(names)
     assert not [name for name in names if name.endswith((".c", ".h")) or name.startswith(("tests/", "native/"))]
 
