@@ -187,6 +187,7 @@ ROWS: tuple[Row, ...] = (
     Row("I02 init's namespaces", "os.readlink('/proc/1/ns/mnt')", ("ENOENT", "EACCES")),
     Row("I03 host name", "socket.gethostname()", ("sandbox",)),
     Row("I04 log", "syscall(@syslog@, 10, 0, 0)", ("EPERM",), "root"),
+    Row("P03 limits of PID 1", "resource.prlimit(1, resource.RLIMIT_CPU)", ("EPERM",)),
     # networks
     Row("N01 loopback", "connected(socket.AF_INET, ('127.0.0.1', CANARY['port']))", ("ECONNREFUSED",)),
     Row("N01 mapped", "connected(socket.AF_INET6, ('::ffff:127.0.0.1', CANARY['port']))", ("ECONNREFUSED",), "some"),
@@ -299,7 +300,7 @@ def in_plain_namespaces(questions: str) -> dict[str, Any]:
 
 def test_no_way_out_is_open(tmp_path: Path) -> None:
     """S02, S09, S10, S11, F01, F02, F03, F04, F05, F06, F07, F09, I01, I02, I03, I04, N01, N02, N03, N05, N06, N07,
-    K01, K02, K04, K05, K06, K07, K08, K09, K10, K11, K12, K13, K15, K16, K17, R10, X03: every row has one of its
+    K01, K02, K04, K05, K06, K07, K08, K09, K10, K11, K12, K13, K15, K16, K17, P03, R10, X03: every row has one of its
     answers, in each kind of namespace; the same program outside gets others.
     """
     with canaries(tmp_path) as canary:

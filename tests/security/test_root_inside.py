@@ -105,7 +105,7 @@ def test_pid_1_is_out_of_reach_for_root_inside(tmp_path: Path) -> None:
     """S21: it cannot be killed, stopped, limited, slowed, traced or looked into, by any uid; one's own child can."""
     names = ("environ", "mem", "maps", "fd", "root", "cwd", "exe", "ns/user")
     deeds = ("prlimit", "priority", "affinity", "ptrace", "vm", "getfd")
-    rules = policy(tmp_path, "ptrace", "process_vm_readv", "pidfd_getfd")
+    rules = policy(tmp_path, "ptrace", "process_vm_readv", "pidfd_getfd", "prlimit64")
     with nsbox.Sandbox(writable_root=True, timeout=60, security=rules) as sandbox:
         found = inside(sandbox, PID_ONE + OWN_CHILD.replace("of(child)", "pid = child\nof(pid)"), user="root")
         child = next(key.split()[0] for key in found if key.endswith(" exists"))
