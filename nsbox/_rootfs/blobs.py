@@ -76,17 +76,17 @@ def open_blobs(source: Path) -> Directory | Tar:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as exc:
         raise ConfigError(f"image {str(source)!r}: cannot be read ({exc.strerror})") from exc
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        return Directory(fd, str(source))
+    file = os.fdopen(fd, "rb")
     try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            return Directory(fd, str(source))
         if stat.S_ISREG(mode):
-            return Tar(os.fdopen(fd, "rb"), str(source))
+            return Tar(file, str(source))
+        raise ConfigError(f"image {str(source)!r}: must be a directory or a tar archive")
     except BaseException:
-        os.close(fd)
+        file.close()
         raise
-    os.close(fd)
-    raise ConfigError(f"image {str(source)!r}: must be a directory or a tar archive")
 
 
 def read_document(blobs: Blobs, name: str) -> bytes:
