@@ -240,6 +240,12 @@ static int take_stdio(const int *stdio, struct failure *failure)
 	return 0;
 }
 
+/* A session of its own has no controlling terminal. A child just cloned leads no group, and can make one. */
+static int leave_terminal(struct failure *failure)
+{
+	return setsid() < 0 ? fail(failure, STAGE_STDIO, 8) : 0;
+}
+
 static int take_terminal(struct failure *failure)
 {
 	(void)setsid(); /* leads a session already, unless it is the child of an init of its own */
@@ -319,11 +325,10 @@ void enter_sandbox(const struct entrance *entrance, struct program *program)
 	struct failure failure = { 0 };
 	bool early = entrance->filter_early && !entrance->own_init;
 
-	(void)setsid(); /* no controlling terminal; a child just cloned leads no group: cannot fail */
 	int joined = join_cell(entrance, &failure);
 	if (keep_control(entrance->control, &failure) < 0)
 		_exit(127);
-	if (joined < 0 || separate_from_others(&failure) < 0 || (early && load_filter(entrance, &failure) < 0)
+	if (joined < 0 || leave_terminal(&failure) < 0 || separate_from_others(&failure) < 0 || (early && load_filter(entrance, &failure) < 0)
 	    || receive_order(&order, &failure) < 0)
 		give_up(&failure);
 	if (entrance->own_init)

@@ -30,6 +30,12 @@ struct interpreter {
 
 static void answer_ready(struct launcher *launcher, struct source *source, uint32_t events);
 
+/* What a terminal sends to the application is not for it. A child just cloned leads no group, and can make a session. child */
+static int leave_application(struct failure *failure)
+{
+	return setsid() < 0 ? fail(failure, STAGE_NAMESPACE, 6) : 0;
+}
+
 /* The mounts of a sandbox: what it imports lies where programs will find it, too. child */
 static int enter_tree(struct launcher *launcher, const struct template *template, struct failure *failure)
 {
@@ -69,9 +75,9 @@ static _Noreturn void be_interpreter(struct launcher *launcher, const struct tem
 	struct failure failure;
 	sigset_t none;
 
-	(void)setsid(); /* a child just cloned leads no group: cannot fail */
 	(void)sigemptyset(&none);
-	if (enter_tree(launcher, template, &failure) < 0 || take_descriptors(socket, library, log, &failure) < 0)
+	if (leave_application(&failure) < 0 || enter_tree(launcher, template, &failure) < 0
+	    || take_descriptors(socket, library, log, &failure) < 0)
 		dprintf(log, "step %u-%d: %s\n", failure.stage, failure.index, strerror(failure.error));
 	else if (sigprocmask(SIG_SETMASK, &none, NULL) == 0 && execve(argv[0], argv, envp) < 0)
 		dprintf(2, "%s: %s\n", argv[0], strerror(errno));

@@ -115,6 +115,8 @@ class Registry:
                 try:
                     connection, _ = await listener.accept()
                 except OSError as exc:
+                    if exc.errno == errno.EBADF:  # closed, though somebody had just come
+                        return
                     if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
                         raise
                     await trio.sleep(_PAUSE_SECONDS)

@@ -45,10 +45,12 @@ class Launcher:
     ids: IdMap
     registry: Registry
 
-    def wait_ended(self) -> None:
-        """Reap it, after `pidfd` has become readable."""
-        with contextlib.suppress(ChildProcessError):  # reaped already, by an application that waits for everybody
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+    def reap(self) -> bool:
+        """Reap it, after `pidfd` has become readable; False: it cannot be yet, a debugger is told first (ptrace(2))."""
+        try:
+            return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG) is not None
+        except ChildProcessError:  # reaped already, by an application that waits for everybody
+            return True
 
 
 def start_launcher() -> Launcher:

@@ -1,4 +1,4 @@
-"""What starting Node costs where that is done ahead, and compiling: a known program, and C++ with everything included."""
+"""What Node costs that was started ahead, and compiling: a known program, and C++ with everything included."""
 
 import os
 import subprocess
@@ -33,7 +33,8 @@ async def standby(runs: int) -> Report:
             if result.raise_for_verdict().stdout != "1\n":
                 raise RuntimeError(f"a wrong result: {result!r}")
 
-        contenders: dict[str, Run] = {"nsbox": run_script, "bare process": partial(run_process, ("node", "-e", _SCRIPT))}
+        bare = partial(run_process, ("node", "-e", _SCRIPT))
+        contenders: dict[str, Run] = {"nsbox": run_script, "bare process": bare}
         series = await in_turn(contenders, runs, pause=_PAUSE)
     goal = Goal(what="nsbox / bare", value=series["nsbox"].median / series["bare process"].median, bound=0.35)
     title = f"standby: execute('{_SCRIPT}', language='javascript') in a living sandbox, after {_PAUSE:g} s of quiet"

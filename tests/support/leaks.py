@@ -4,6 +4,7 @@ Other runs of nsbox may be at work on the same machine. Cgroups and files theref
 whose pid is in their name lives and is not a descendant of this one.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -109,8 +110,11 @@ def files(ours: set[int]) -> Counter[str]:
 
 def loop_devices() -> Counter[str]:
     """Loop devices with a file behind them."""
-    backing = Path("/sys/block").glob("loop*/loop/backing_file")
-    return Counter(f"{path.parts[3]}: {path.read_text().strip()}" for path in backing)
+    found: Counter[str] = Counter()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(FileNotFoundError):  # a stranger's was let go while we looked
+            found[f"{path.parts[3]}: {path.read_text().strip()}"] += 1
+    return found
 
 
 def snapshot() -> Counter[str]:
