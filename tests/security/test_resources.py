@@ -1,7 +1,11 @@
 """R: what a program can take of the host, by every way that others have found."""
 
+import dataclasses
+
 import pytest
+from needs import unified_root
 from probing import inside, outside
+from watching import until
 
 import nsbox
 from nsbox import Verdict
@@ -253,6 +257,48 @@ def libc_inotify():
             assert found["fds"] == ["EMFILE", files - 3]
             assert found["inotify"] == ["EMFILE", 16]
             assert found["terminals"][1] <= 64
+
+
+COMPILERS = {
+    "a large result": "int a[1 << 28] = {1}; int main(void) { return 0; }",
+    "endless expansion": "#define A B B B B\n#define B C C C C\n#define C D D D D\n#define D E E E E\n"
+    + "".join(f"#define {a} {b} {b} {b} {b}\n" for a, b in zip("EFGHIJKL", "FGHIJKLM", strict=True))
+    + "int main(void) { A }",
+    "a file of the host's": '#include "/etc/shadow"\nint main(void) { return 0; }',
+    "a file as data": '__asm__(".incbin \\"/etc/shadow\\""); int main(void) { return 0; }',
+}
+
+
+@pytest.mark.needs_tool("gcc")
+@pytest.mark.parametrize("name", COMPILERS)
+def test_a_compiler_is_held_as_a_program_is(name: str) -> None:
+    """R11: bombs and curious includes end as COMPILE_ERROR, by the compiler's own limits or for want of the file; the
+    sandbox goes on, and an honest program beside them is compiled and runs.
+    """
+    runtime = dataclasses.replace(nsbox.RUNTIMES["c"], compile_seconds=2.0)
+    with nsbox.Sandbox(runtime=runtime) as sandbox:
+        result = sandbox.execute(COMPILERS[name])
+        assert result.verdict is Verdict.COMPILE_ERROR, result.evidence
+        assert "root:" not in result.stderr
+        assert sandbox.execute('int puts(const char *); int main(void) { puts("hi"); }').stdout == "hi\n"
+
+
+def test_nothing_of_the_dead_stays_charged() -> None:
+    """R12: after a hundred executions that wrote files and sent through sockets the kernel keeps no more than a few
+    dying cgroups of theirs, cgroup-v2.rst: those that it has not got round to.
+    """
+    root = unified_root()
+    assert root is not None
+
+    def dying() -> int:
+        lines = (root / "cgroup.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("nr_dying_descendants"))
+
+    before = dying()
+    with nsbox.Sandbox() as sandbox:
+        for _ in range(100):
+            assert sandbox.shell("head -c 100000 /dev/zero >/tmp/x; cat /usr/bin/env >/dev/null; rm /tmp/x").ok
+    until(lambda: dying() <= before + 20, "the cgroups of the executions are gone")
 
 
 def test_priority_over_the_hosts_processes_is_not_to_be_had() -> None:

@@ -177,6 +177,23 @@ def test_a_false_procfs_stops_the_start() -> None:
     assert in_child(lambda: start_one(false=True)) == "refused"
 
 
+def test_nothing_of_nsbox_loads_a_library_once_it_has_started() -> None:
+    """S06: launcher, PID 1 and parked processes have no code but the launcher's own file mapped: there is no loader in
+    it that could be made to take a library, a locale or a name service of the sandbox's. This process has many.
+    """
+
+    def code_of(pid: int | str) -> set[str]:
+        lines = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        return {line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].startswith("/")}
+
+    assert any("libc" in path for path in code_of("self"))
+    with nsbox.Sandbox(warm=False) as sandbox:
+        assert sandbox.shell("getent passwd user && locale -a").stdout
+        found = [code_of(pid) for pid in parts_of_nsbox()]
+    assert len(found) >= 3
+    assert {frozenset(one) for one in found} == {frozenset({str(start._BINARY.resolve())})}
+
+
 def test_the_environment_of_an_execution_reaches_only_the_program(tmp_path: Path) -> None:
     """S07: LD_PRELOAD and its like are the program's; launcher, PID 1 and parked processes have no environment."""
     bell = Bell(tmp_path)
