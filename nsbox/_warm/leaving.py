@@ -32,6 +32,8 @@ class Leaving:
         status: The exit status, once it is known.
     """
 
+    __module__ = "nsbox"  # there is no other class of `__main__` than the program's
+
     def __init__(self, exit: "Callable[[int], object]") -> None:
         import _signal  # type: ignore[import-not-found]  # what `signal` is made from
         import _weakref
@@ -124,7 +126,7 @@ class Leaving:
         """What tells whether a namespace still is there."""
 
         class Mark:
-            __slots__ = ("__weakref__",)
+            __module__, __slots__ = "nsbox", ("__weakref__",)
 
         mark = Mark()
         namespace[0] = mark

@@ -52,26 +52,33 @@ def rehearse() -> None:
 def stand_in() -> None:
     """Make new what an interpreter makes at its start: the standard streams, and an empty `__main__`."""
     import builtins
-    import io
     import sys
     import types
 
-    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):  # as create_stdio() in Python/pylifecycle.c
-        old, mode = getattr(sys, name), "r" if number == 0 else "w"
-        raw = io.FileIO(number, mode, closefd=False)
-        raw.name = f"<{name}>"
-        stream = io.TextIOWrapper(
-            io.BufferedReader(raw) if mode == "r" else raw, encoding=old.encoding, errors=old.errors, newline="\n",
-            line_buffering=old.line_buffering, write_through=old.write_through,
-        )  # fmt: skip
-        stream.mode = mode  # type: ignore[misc]  # so does create_stdio()
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        open_again(number, name)
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # `random` does so by itself after a fork
     program = types.ModuleType("__main__")
     program.__dict__.update(__builtins__=builtins, __annotations__={}, __cached__=None)
     sys.modules["__main__"] = program
+
+
+def open_again(number: int, name: str) -> None:
+    """Make a standard stream, as create_stdio() in Python/pylifecycle.c. Whether it can be sought in is kept in it."""
+    import io
+    import sys
+
+    old, mode = getattr(sys, name), "r" if number == 0 else "w"
+    raw = io.FileIO(number, mode, closefd=False)
+    raw.name = f"<{name}>"
+    stream = io.TextIOWrapper(
+        io.BufferedReader(raw) if mode == "r" else raw, encoding=old.encoding, errors=old.errors, newline="\n",
+        line_buffering=old.line_buffering, write_through=old.write_through,
+    )  # fmt: skip
+    stream.mode = mode  # type: ignore[misc]  # so does create_stdio()
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
 
 
 def find_title() -> "Any":
@@ -159,6 +166,7 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     import os
     import sys
 
+    open_again(0, "stdin")  # only now it is the program's
     os.environb.clear()
     for word in variables:
         name, _, value = word.partition(b"=")
@@ -178,21 +186,85 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     return path
 
 
-def tell(error: BaseException) -> None:
-    """Say what an interpreter says when a program has raised something that it did not catch."""
-    import atexit
+def translate(path: str, words: list[bytes]) -> "Any":
+    """Compile the program. Where it is none, become a fresh interpreter: the parser of files has words of its own."""
+    import io
     import os
-    import signal
     import sys
 
-    trace = error.__traceback__ and error.__traceback__.tb_next  # without the frame that called the program
+    stderr, sys.stderr = sys.stderr, (held := io.StringIO())  # what is warned of is told once, by who goes on
+    try:
+        with open(path, "rb") as text:
+            code = compile(text.read(), path, "exec", dont_inherit=True)
+    except SyntaxError:
+        try:  # noqa: SIM105  # contextlib is not to be imported here
+            os.execv(sys.executable, words)
+        except OSError:
+            pass
+        raise
+    finally:
+        sys.stderr = stderr
+        stderr.write(held.getvalue())
+    return code
+
+
+def tell(failed: list[BaseException], sys: "Any", display: "Any", tracer: "Any") -> bool:
+    """Say what an interpreter says of what a program has raised and not caught, as _PyErr_PrintEx().
+
+    There are no more references to it meanwhile than in an interpreter: they are counted where it cannot be told.
+
+    Args:
+        failed: It, and nothing else.
+        sys: The module, which may be found by no import any more.
+        display: What sys.excepthook was.
+        tracer: The program's trace function, which is told only of what is called from here.
+
+    Returns:
+        Whether the process is to die of SIGINT.
+    """
+    error = failed.pop()
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
     error.__traceback__ = trace
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
-    sys.excepthook(type(error), error, trace)
-    if isinstance(error, KeyboardInterrupt):  # as Py_RunMain(): the status says what ended it
-        atexit._run_exitfuncs()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    interrupted = type(error) is KeyboardInterrupt  # not what is derived from it, as run_eval_code_obj()
+    what = (type(error), error, trace)
+    del error, trace
+    if not hasattr(sys, "excepthook"):
+        sys.stderr.write("sys.excepthook is missing\n")
+        display(*what)
+        return interrupted
+    try:
+        if tracer is not None:
+            sys.settrace(tracer)
+        sys.excepthook(*what)
+    except SystemExit:
+        raise
+    except BaseException as second:  # noqa: BLE001  # told, as the first one
+        second.__traceback__ = second.__traceback__ and second.__traceback__.tb_next
+        sys.stderr.write("Error in sys.excepthook:\n")
+        display(type(second), second, second.__traceback__)
+        sys.stderr.write("\nOriginal exception was:\n")
+        display(*what)
+    return interrupted
+
+
+def tell_nothing_next(sys: "Any", tracer: "Any") -> None:
+    """Of what is raised next nothing is told, and nothing is left of it; then the program's trace function is back."""
+    names = ("excepthook", "last_type", "last_value", "last_traceback", "last_exc")
+    kept = {name: vars(sys)[name] for name in names if name in vars(sys)}
+
+    def hook(*_: object) -> None:
+        for name in names:
+            vars(sys).pop(name, None)
+        vars(sys).update(kept)
+        if tracer is not None:
+            sys.settrace(tracer)
+
+    sys.excepthook = hook
 
 
 def status_of(end: SystemExit) -> int:
@@ -215,33 +287,47 @@ def forget_home() -> None:
 
 
 if __name__ == "__main__":
-    del __import__("sys").path[0]  # the directory it was started in, which is the root: nothing is imported from there
+    import sys
     from atexit import unregister
     from sys import (
+        excepthook,
         getprofile,
         gettrace,
+        settrace,
     )  # functions in C: no trace function of a program's is told that they are called
 
+    del sys.path[0]  # the directory it was started in, which is the root: nothing is imported from there
     words, variables, leaving = serve()
     path = become(words, variables)
-    failed = None
+    failed: list[BaseException] = []
+    interrupted = False
     try:
-        with open(path, "rb") as text:
-            code = compile(text.read(), path, "exec", dont_inherit=True)
-        del text
-        exec(code, __import__("sys").modules["__main__"].__dict__)  # by no other name: it is emptied at the end
+        code = translate(path, words)
+        exec(code, sys.modules["__main__"].__dict__)  # by no other name: it is emptied at the end
         leaving.status = 0
     except SystemExit as end:
         if gettrace() is None:
             leaving.status = status_of(end)
         raise
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
-        failed = error
+        failed.append(error)
     finally:
         if gettrace() is not None or getprofile() is not None:
             unregister(leaving.leave)
-    if failed is not None:
-        tell(failed)
-        failed = None
+    if failed:
+        tracer = gettrace()
+        if tracer is not None:
+            settrace(None)
+        interrupted = tell(failed, sys, excepthook, tracer)
         leaving.status = 1
+    for name in ("__file__", "__cached__"):  # as _PyRun_SimpleFile(): they are gone when atexit's functions are called
+        getattr(sys.modules.get("__main__"), "__dict__", {}).pop(name, None)
+    if interrupted:
+        leaving.status = None  # the interpreter sends the signal, once it has ended all
+        tracer = gettrace()
+        if tracer is not None:
+            settrace(None)
+        tell_nothing_next(sys, tracer)
+        raise KeyboardInterrupt
+    if leaving.status:
         raise SystemExit(1)
