@@ -1,6 +1,8 @@
 /* One event at a time: what an event frees, no later event of the same batch can name. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -17,10 +19,17 @@ int watch(struct launcher *launcher, struct source *source)
 	return epoll_ctl(launcher->epoll, EPOLL_CTL_ADD, source->fd, &event);
 }
 
+/* What stays in the set after its owner is freed would be followed into other memory: rather none of this than that. */
+static void forget(struct launcher *launcher, const struct source *source)
+{
+	if (epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL) < 0 && errno != ENOENT) /* not watched: as good */
+		abort();
+}
+
 /* Its descriptor stays open, and is looked at when there is another reason to. */
 void ignore(struct launcher *launcher, struct source *source)
 {
-	(void)epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL); /* was not watched: as good */
+	forget(launcher, source);
 }
 
 /* Removed by name, and only then closed: a child just cloned may still hold the descriptor, and epoll(7) would go on. */
@@ -28,7 +37,7 @@ void unwatch(struct launcher *launcher, struct source *source)
 {
 	if (source->fd < 0)
 		return;
-	(void)epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL); /* was not watched yet: as good */
+	forget(launcher, source);
 	drop_fd(&source->fd);
 }
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from watching import parts_of_nsbox, until
@@ -95,8 +95,11 @@ def traced(arguments: Sequence[str], output: Path) -> Iterator[None]:
             strace.send_signal(signal.SIGINT)
             try:
                 strace.wait(5)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired:  # it and the kernel wait for each other over a dying pid namespace
                 strace.kill()
+                strace.wait()
+                with suppress(ChildProcessError):  # only it was told of the launcher's death, too late for nsbox
+                    os.waitid(os.P_PID, launcher, os.WEXITED | os.WNOHANG)
 
 
 def _tracer_of(pid: int) -> int:
