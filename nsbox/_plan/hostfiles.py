@@ -12,7 +12,6 @@ from pathlib import Path
 
 from nsbox._errors import ConfigError, UnsupportedHostError
 
-_OCI_MARKER = "oci-layout"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -99,17 +98,10 @@ def root_directory(rootfs: Path) -> HostEntry:
 
     Raises:
         ConfigError: It is no directory, or has no /usr or /bin to run anything from.
-        UnsupportedHostError: It is an image that is not unpacked.
     """
     found = look(rootfs)
     if found is None or not found.is_directory:
         raise ConfigError(f"rootfs={str(rootfs)!r}: must be 'host' or a directory with a root file system")
-    if os.path.exists(os.path.join(found.path, _OCI_MARKER)):
-        raise UnsupportedHostError(
-            f"rootfs={str(rootfs)!r} is an OCI image layout, which has to be unpacked first",
-            missing=("unpacked root file system",),
-            remedies=(f"umoci unpack --image {rootfs}:TAG DIRECTORY, and rootfs=DIRECTORY/rootfs",),
-        )
     if not any(os.path.isdir(os.path.join(found.path, name)) for name in ("usr", "bin")):
         raise ConfigError(f"rootfs={str(rootfs)!r}: must hold a root file system, yet there is neither usr nor bin")
     return found

@@ -156,3 +156,17 @@ def docker_archive(place: Path, images: Sequence[tuple[str, Sequence[bytes]]], *
         manifest.append({"Config": f"{digest(content)[7:]}.json", "RepoTags": [tag], "Layers": names})
     place.write_bytes(layer(*members, file("manifest.json", json.dumps(manifest))))
     return place
+
+
+def tree(place: Path) -> list[Member]:
+    """All that is below a directory, as root's."""
+    members: list[Member] = []
+    for path in sorted(place.rglob("*")):
+        name = str(path.relative_to(place))
+        if path.is_symlink():
+            members.append(symlink(name, str(path.readlink())))
+        elif path.is_dir():
+            members.append(directory(name))
+        else:
+            members.append(file(name, path.read_bytes(), mode=path.stat().st_mode & 0o777))
+    return members
