@@ -42,12 +42,12 @@ void tell(struct launcher *launcher, const struct up *record, const int *fds, un
 		return;
 	struct outgoing *later = calloc(1, sizeof *later);
 	if (!later)
-		abort(); /* a record lost would leave the supervisor waiting for ever; death is noticed */
+		give_up_all(); /* a record lost would leave the supervisor waiting for ever; death is noticed */
 	later->record = *record;
 	for (unsigned i = 0; i < fd_count; i++) {
 		later->fds[later->fd_count] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
 		if (later->fds[later->fd_count] < 0)
-			abort(); /* the same */
+			give_up_all(); /* the same */
 		later->fd_count++;
 	}
 	if (launcher->outgoing_last)

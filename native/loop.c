@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -23,7 +22,7 @@ int watch(struct launcher *launcher, struct source *source)
 static void forget(struct launcher *launcher, const struct source *source)
 {
 	if (epoll_ctl(launcher->epoll, EPOLL_CTL_DEL, source->fd, NULL) < 0 && errno != ENOENT) /* not watched: as good */
-		abort();
+		give_up_all();
 }
 
 /* Its descriptor stays open, and is looked at when there is another reason to. */

@@ -128,3 +128,8 @@ uint64_t now_ns(void)
 	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
+
+_Noreturn void give_up_all(void)
+{
+	_exit(134); /* what a shell calls a death by SIGABRT */
+}

@@ -39,7 +39,7 @@ static pid_t clone_into(struct launcher *launcher, struct cell *cell, struct clo
 		return 0;
 	int saved = errno;
 	if (setns(launcher->pid_namespace, CLONE_NEWPID) < 0)
-		abort(); /* the next sandbox would be born in this one */
+		give_up_all(); /* the next sandbox would be born in this one */
 	errno = saved;
 	return pid;
 }

@@ -124,7 +124,7 @@ static int make_mounts(struct launcher *launcher, struct template *template, str
 			built = fail(failure, STAGE_LAUNCHER, 6);
 	}
 	if (setns(own, CLONE_NEWNS) < 0)
-		abort(); /* the launcher's own files are not there: it could not go on */
+		give_up_all(); /* the launcher's own files are not there: it could not go on */
 	return built;
 }
 
@@ -134,7 +134,7 @@ void template_make(struct launcher *launcher, uint32_t id, struct payload *paylo
 	struct template *template = calloc(1, sizeof *template);
 
 	if (!template)
-		abort();
+		give_up_all();
 	template->id = id;
 	template->mounts = -1;
 	template->payload = *payload;

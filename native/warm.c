@@ -212,7 +212,7 @@ void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload,
 	}
 	interpreter = calloc(1, sizeof *interpreter);
 	if (!interpreter)
-		abort();
+		give_up_all();
 	*interpreter = (struct interpreter){ .socket = { .fd = -1 }, .template = template, .pid = -1, .pidfd = -1 };
 	template->interpreter = interpreter;
 	if (start(launcher, interpreter, argv, envp, fds[0], fds[1], &failure) < 0) {

@@ -114,7 +114,7 @@ EXPORT int nsbox_clone(void)
 		return 0;
 	int error = errno;
 	if (setns(state.pid_namespace, CLONE_NEWPID) < 0)
-		abort(); /* the next one would be born in this sandbox */
+		give_up_all(); /* the next one would be born in this sandbox */
 	return pid < 0 ? -error : pid;
 }
 

@@ -45,12 +45,28 @@ class Launcher:
     ids: IdMap
     registry: Registry
 
-    def reap(self) -> bool:
-        """Reap it, after `pidfd` has become readable; False: it cannot be yet, a debugger is told first (ptrace(2))."""
-        try:
-            return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG) is not None
-        except ChildProcessError:  # reaped already, by an application that waits for everybody
-            return True
+    def let_go(self) -> None:
+        """Reap it, once `pidfd` has become readable, and close that.
+
+        One whose processes are not all dead yet, because the kernel is at work for them or a debugger has not been told,
+        is reaped before the next launcher starts.
+        """
+        if not _reap(self.pidfd):
+            _late.append(self.pidfd)
+
+
+_late: list[int] = []
+
+
+def _reap(pidfd: int) -> bool:
+    """Whether it has ended; then it is reaped, and the descriptor closed."""
+    try:
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+            return False
+    except ChildProcessError:  # reaped already, by an application that waits for everybody
+        pass
+    os.close(pidfd)
+    return True
 
 
 def start_launcher() -> Launcher:
@@ -66,6 +82,7 @@ def start_launcher() -> Launcher:
             missing=("nsbox-launcher",),
             remedies=("pip install nsbox, on a machine with a C compiler, or from a wheel",),
         )
+    _late[:] = [pidfd for pidfd in _late if not _reap(pidfd)]
     collect()
     tree = make_tree()
     try:

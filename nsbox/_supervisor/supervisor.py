@@ -25,7 +25,6 @@ from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 from nsbox._supervisor.warmth import Interpreters
 
 _KINDS_KEPT = 8  # templates, each with its spares, of which the least recently used goes first
-_REAP_SECONDS = 0.01
 _END_SECONDS = 5.0
 _INIT_DIED = "the sandbox's PID 1 has died, and every process with it"
 _LAUNCHER_DIED = "the launcher has died, and with it every process and every file of its sandboxes"
@@ -159,9 +158,7 @@ class Supervisor:
         self._controls.close()
         with trio.move_on_after(_END_SECONDS):
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
-            while not self._launcher.reap():  # noqa: ASYNC110  # nothing tells when the debugger has been told
-                await trio.sleep(_REAP_SECONDS)
-        os.close(self._launcher.pidfd)
+        self._launcher.let_go()
         with contextlib.suppress(SetupError):  # the next start collects what could not be removed
             await trio.to_thread.run_sync(self.tree.remove)
         self._ended.set()
