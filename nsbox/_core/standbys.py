@@ -97,7 +97,7 @@ class Standbys(Part):
             self._start(runtime)
 
     def _check(self, runtime: Runtime) -> None:
-        """A program did not fit: where no other would, either, because the sandbox's variables have changed, it ends."""
+        """A program did not fit: where none would, since the sandbox's variables have changed, what waits is ended."""
         self._doubted = False
         waiting = self._waiting
         if waiting is not None and waiting.runtime is runtime and waiting.standby.alive:

@@ -48,7 +48,7 @@ class Launcher:
     def let_go(self) -> None:
         """Reap it, once `pidfd` has become readable, and close that.
 
-        One whose processes are not all dead yet, because the kernel is at work for them or a debugger has not been told,
+        One whose processes are not all dead, because the kernel is at work for them or a debugger was not told yet,
         is reaped before the next launcher starts.
         """
         if not _reap(self.pidfd):
