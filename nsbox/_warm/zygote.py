@@ -81,6 +81,15 @@ def open_again(number: int, name: str) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
+def forget_text() -> None:
+    """Since Python 3.13 the lines of `python3 -c` are those of every file that is called <string>."""
+    import sys
+
+    linecache = sys.modules.get("linecache")
+    for name in ("cache", "_interactive_cache"):
+        getattr(linecache, name, {}).clear()
+
+
 def find_title() -> "Any":
     """What changes the command line that /proc shows.
 
@@ -297,6 +306,7 @@ if __name__ == "__main__":
     )  # functions in C: no trace function of a program's is told that they are called
 
     del sys.path[0]  # the directory it was started in, which is the root: nothing is imported from there
+    forget_text()
     words, variables, leaving = serve()
     path = become(words, variables)
     failed: list[BaseException] = []
