@@ -67,6 +67,40 @@ def test_a_forged_frame_ends_its_context_only(sandbox: nsbox.Sandbox, attack: st
         assert context.execute("1").ok
 
 
+IN_BASH = r"""
+for file in /proc/$$/fd/*; do
+    case $(readlink "$file") in socket:*) printf '{}' >&"${{file##*/}}";; esac
+done
+sleep 60
+"""
+IN_JAVASCRIPT = r"""
+const fs = require("fs");
+for (const name of fs.readdirSync("/proc/self/fd")) {{
+    let link = "";
+    try {{ link = fs.readlinkSync("/proc/self/fd/" + name); }} catch {{ }}
+    if (link.startsWith("socket:")) fs.writeSync(Number(name), Buffer.from("{}", "latin1"));
+}}
+while (true) {{ }}
+"""
+
+
+@pytest.mark.parametrize("language", ["bash", pytest.param("javascript", marks=pytest.mark.needs_tool("node"))])
+@pytest.mark.parametrize(
+    "frame", [r"\xff\xff\xff\xff\xff", r"\x01\x00\x00\x00\xc1", r"\x08\x00\x00\x00\x93\xa4\x64\x6f\x6e\x65\x05\x00"]
+)
+def test_a_forged_frame_ends_its_context_only_in_other_languages_too(
+    sandbox: nsbox.Sandbox, language: str, frame: str
+) -> None:
+    """G20: bash and Node hold the same channel: too long a frame, none, and one of another cell are the end of it."""
+    attack = {"bash": IN_BASH, "javascript": IN_JAVASCRIPT}[language].format(frame)
+    with sandbox.create_context(language) as other, sandbox.create_context(language) as context:
+        result = context.execute(attack)
+        assert (result.verdict, result.exit_code) == (Verdict.NONZERO_EXIT, 1)
+        assert result.error is not None
+        assert result.error.name == "BrokenContext"
+        assert other.execute("echo alive" if language == "bash" else "1").ok
+
+
 def test_a_forged_end_does_not_outlive_its_cell(sandbox: nsbox.Sandbox) -> None:
     """G20: It says so about its own cell, as it may; the rest of the cell is never taken for the next one's."""
     forge = """
