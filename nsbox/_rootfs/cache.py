@@ -21,7 +21,6 @@ import secrets
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,6 @@ _TEMPORARY = "new-"
 _SCRATCH = "scratch"
 _RECORD = "record.json"
 _LARGEST_RECORD = 16 << 20
-_TRIES = 20
-_PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,19 +192,21 @@ class Cache:
 
     def hold(self, name: str) -> Hold | None:
         """The same, in use from now on."""
-        for _ in range(_TRIES):
-            tree = self.find(name)
-            if tree is None:
-                return None
-            try:
-                fd = _acquire(tree.place)
-            except (FileNotFoundError, BlockingIOError):
-                time.sleep(_PAUSE_SECONDS)  # replaced or removed in between
-                continue
-            with contextlib.suppress(OSError):
-                os.utime(tree.place / _RECORD)
-            return Hold(tree, fd)
-        return None
+        tree = self.find(name)
+        if tree is None:
+            return None
+        try:
+            return self._take(tree)
+        except (FileNotFoundError, BlockingIOError):  # replaced or removed in between
+            with _translated(self.directory), self._locked():
+                tree = self.find(name)
+                return None if tree is None else self._take(tree)
+
+    def _take(self, tree: Tree) -> Hold:
+        fd = _acquire(tree.place)
+        with contextlib.suppress(OSError):
+            os.utime(tree.place / _RECORD)
+        return Hold(tree, fd)
 
     # ------------------------------------------------------------ making
 

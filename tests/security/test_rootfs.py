@@ -91,8 +91,9 @@ def test_the_same_archives_do_lead_out_where_links_are_followed(tmp_path: Path) 
         before = os.stat(canary / "file")
         (place / "tree").mkdir()
         with tarfile.open(fileobj=io.BytesIO(layer(*attacks(canary)[name]))) as archive:
+            archive.extraction_filter = lambda member, _: member  # as before there were filters
             try:
-                archive.extractall(place / "tree", filter="fully_trusted")  # noqa: S202  # the attack
+                archive.extractall(place / "tree")  # noqa: S202  # the attack
             except (OSError, tarfile.TarError):
                 continue
         changed = (canary / "file").read_text() != "of the host" or os.stat(canary / "file").st_nlink > before.st_nlink
@@ -150,7 +151,7 @@ BOMB = """
 import resource, sys
 from pathlib import Path
 from nsbox import ConfigError
-from nsbox._rootfs import Cache, import_image
+from nsbox._rootfs import Cache, Limits, import_image
 resource.setrlimit(resource.RLIMIT_AS, (320 << 20, 320 << 20))
 try:
     limits = Limits(bytes=64 << 20, entries=5000)
