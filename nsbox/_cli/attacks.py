@@ -95,6 +95,17 @@ print(*[int(status[name]) for name in ("NoNewPrivs", "Seccomp")])
         says=("EPERM", "done"),
     ),
     Attack(
+        id="init_limits",
+        title="nor any limit, and PID 1 cannot be looked into",
+        code="""
+import resource
+ways = [f"/proc/1/{name}" for name in ("mem", "environ", "root/etc", "ns/user")]
+print(tried(resource.prlimit, 1, resource.RLIMIT_CPU), {tried(os.stat if "ns" in way else open, way) for way in ways}
+      <= {"ENOENT", "EACCES"})
+""",
+        says=("EPERM True",),
+    ),
+    Attack(
         id="descriptors",
         title="no descriptor is left over from the set-up",
         code="print([fd for fd in range(3, 256) if tried(os.fstat, fd) == 'done'])",
@@ -162,15 +173,24 @@ print(sorted(set(os.listdir("/dev")) - harmless), os.path.exists("/sys/kernel"))
     ),
     Attack(
         id="io_uring",
-        title="no io_uring, no keyrings",
-        code="print(called(@io_uring_setup@, 1, 0), called(@keyctl@, 0, -3, 0))",
-        says=("ENOSYS ENOSYS",),
+        title="no io_uring, no other asynchronous input and output, no keyrings",
+        code="print(called(@io_uring_setup@, 1, 0), called(@io_setup@, 1, 0), called(@keyctl@, 0, -3, 0))",
+        says=("ENOSYS ENOSYS ENOSYS",),
     ),
     Attack(
         id="families",
         title="no vsock, packet and crypto sockets",
         code="print(*[tried(socket.socket, family, socket.SOCK_DGRAM) for family in (40, 17, 38)])",
         says=("EAFNOSUPPORT EAFNOSUPPORT EAFNOSUPPORT",),
+    ),
+    Attack(
+        id="terminal",
+        title="nothing is typed into a terminal, and there is none of the caller's",
+        code="""
+import fcntl
+print(tried(fcntl.ioctl, os.openpty()[1], 0x5412, b"x"), tried(open, "/dev/tty"))
+""",
+        says=("EPERM ENXIO",),
     ),
     _killed("mount", "mounting is killed"),
     _killed("ptrace", "tracing processes is killed"),
