@@ -5,7 +5,8 @@
  *   loop.c       epoll, signals, timers
  *   channel.c    records to and messages from the supervisor
  *   template.c   what a kind of sandbox is made of; its root tree
- *   cell.c       a sandbox, from clone3 to the last rmdir       init.c    child: its PID 1
+ *   cell.c       a sandbox, and what is asked of it             init.c    child: its PID 1
+ *   cell_birth.c from clone3 until it is ready                  cell_end.c until the last rmdir
  *   spares.c     what is made ahead                             freezer.c suspending
  *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
  *   deadline.c   when to kill which execution
@@ -267,6 +268,12 @@ void cell_destroy(struct launcher *launcher, uint32_t id);
 struct cell *cell_new(struct launcher *launcher, struct template *template, struct cell *predecessor,
                       struct failure *failure);
 bool is_spare(const struct cell *cell, const struct template *template);
+/* It is ready, and somebody's: he is told, or will be. */
+void cell_adopt(struct launcher *launcher, struct cell *cell);
+/* Where PID 1 is born. */
+void cell_init_path(const struct launcher *launcher, const struct cell *cell, char *path);
+int cell_make_channel(int pair[2]);
+void cell_give_up_heir(struct launcher *launcher, const struct cell *cell);
 void cell_restart(struct launcher *launcher, uint32_t id);
 void cell_connect(struct launcher *launcher, uint32_t id);
 void cell_freeze(struct launcher *launcher, uint32_t id);
