@@ -58,7 +58,6 @@ def attacks(canary: Path) -> dict[str, list[Member]]:
 NAMES = tuple(attacks(Path("/x")))
 
 
-@pytest.mark.lane_unified
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_no_entry_leads_out_of_the_tree(name: str, layers: int, canary: Path, tmp_path: Path) -> None:
