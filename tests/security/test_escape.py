@@ -52,6 +52,7 @@ class Row:
 
 HELPERS = """
 import fcntl, tempfile
+libc.syscall.restype = ctypes.c_long  # of an address, too
 def syscall(number, *arguments):
     ctypes.set_errno(0)
     return call(number, *[ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments])
@@ -127,6 +128,8 @@ def routes(name):
     up = '../' * 20
     links = ('1/root', 'self/root', 'self/cwd/' + up, '1/cwd/' + up, f'self/task/{os.getpid()}/root', 'self/fd/0/' + up)
     return read_by(up + name, *[f'/proc/{link}{name}' for link in links])
+def huge():  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_HUGETLB: nothing is taken until it is touched
+    return syscall(@mmap@, 0, 2 << 20, 3, 0x44022, (1 << 64) - 1, 0)
 def handle():
     return syscall(@name_to_handle_at@, (1 << 64) - 100, b'/usr', (ctypes.c_int * 9)(), (ctypes.c_int)(), 0)
 def lowest(fds=range(3, 256)):
@@ -234,6 +237,9 @@ ROWS: tuple[Row, ...] = (
     Row("K16 NUMA", "syscall(@get_mempolicy@, 0, 0, 0, 0, 0)", ("ENOSYS",), "some"),
     Row("K17 listener", "syscall(@seccomp@, 1, 8, 0)", ("EBUSY",)),
     Row("K17 vmsplice", "syscall(@vmsplice@, (1 << 64) - 1, 0, 0, 0)", ("ENOSYS",)),
+    Row("R13 huge pages", "huge() != 0", ("ENOMEM",), "some"),
+    Row("R13 huge files", "syscall(@memfd_create@, b'huge', 4) > 0", ("EINVAL",), "some"),
+    Row("R13 events of AIO", "syscall(@io_setup@, 1, ctypes.byref(ctypes.c_ulong(0)))", ("ENOSYS",), "some"),
     # priorities, and what all sandboxes see
     Row("R10 real time", "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))", ("EPERM",), "root"),
     Row("R10 niceness", "os.setpriority(os.PRIO_PROCESS, 0, -1)", ("EACCES", "EPERM"), "root"),
@@ -300,8 +306,8 @@ def in_plain_namespaces(questions: str) -> dict[str, Any]:
 
 def test_no_way_out_is_open(tmp_path: Path) -> None:
     """S02, S09, S10, S11, F01, F02, F03, F04, F05, F06, F07, F09, I01, I02, I03, I04, N01, N02, N03, N05, N06, N07,
-    K01, K02, K04, K05, K06, K07, K08, K09, K10, K11, K12, K13, K15, K16, K17, P03, R10, X03: every row has one of its
-    answers, in each kind of namespace; the same program outside gets others.
+    K01, K02, K04, K05, K06, K07, K08, K09, K10, K11, K12, K13, K15, K16, K17, P03, R10, R13, X03: every row
+    has one of its answers, in each kind of namespace; the same program outside gets others.
     """
     with canaries(tmp_path) as canary:
         questions = program(canary)
