@@ -215,7 +215,7 @@ class Cache:
         """A directory for a tree to be made in, with an empty `root`; gone afterwards, unless `keep` has taken it.
 
         Raises:
-            SetupError: It cannot be made, or the disk is full.
+            SetupError: It cannot be made, or the disk is full; and for any OSError from inside.
         """
         with _translated(self.directory):
             self._make()
@@ -227,7 +227,7 @@ class Cache:
             fcntl.flock(fd, fcntl.LOCK_EX)
             with _translated(self.directory):
                 (path / "root").mkdir(0o755)
-            yield New(path, fd)
+                yield New(path, fd)
         finally:
             if path.exists():
                 _remove(path)

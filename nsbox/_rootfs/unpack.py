@@ -34,6 +34,7 @@ _AUFS = b".wh..wh."  # other marks of the file system that docker began with
 _LAST_ID = 65_535  # of a sandbox's range
 _NOBODY = 65_534
 _DEEPEST = 200
+_LONGEST = 3_800  # bytes of a directory's path, so that every file in it has one below PATH_MAX
 _MODES = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX
 _THEIR_FAULT = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOENT, errno.EXDEV, errno.EMLINK})
 
@@ -245,8 +246,8 @@ class Unpacker:
         """Where in the tree a directory is, whatever links led to it."""
         path = os.readlink(os.fsencode(f"/proc/self/fd/{fd}"))
         inside = path[len(self._base) :].lstrip(b"/")
-        if path[: len(self._base)] != self._base or inside.count(b"/") >= _DEEPEST:
-            raise ConfigError(f"directories more than {_DEEPEST} deep")
+        if path[: len(self._base)] != self._base or inside.count(b"/") >= _DEEPEST or len(path) > _LONGEST:
+            raise ConfigError(f"directories more than {_DEEPEST} deep, or with paths of more than {_LONGEST} bytes")
         return inside
 
     # ------------------------------------------------------------ removing

@@ -205,7 +205,11 @@ def test_entries_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_deep_directory_cannot_be_made_through_links(tmp_path: Path) -> None:
-    """Each link doubles the depth, by names that are short."""
+    """Each link doubles the depth, by names that are short; nor one with a path that the kernel does not take."""
     members = [directory("/".join("a" * 100)), symlink("l", "/".join("a" * 100)), directory("l/" + "/".join("b" * 120))]
     with pytest.raises(ConfigError, match="deep"):
         unpacked(tmp_path / "root", layer(*members))
+    long = "/".join(["n" * 250] * 8)
+    members = [directory(long), symlink("l", long), directory(f"l/{long}"), file(f"l/{long}/x")]
+    with pytest.raises(ConfigError, match="with paths of more than 3800 bytes"):
+        unpacked(tmp_path / "other", layer(*members))
