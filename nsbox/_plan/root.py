@@ -58,10 +58,11 @@ _ETC_FILES = {
 }
 
 _MASKED = (
-    "acpi", "asound", "cmdline", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "latency_stats",
-    "modules", "sched_debug", "scsi", "timer_list",
+    "acpi", "asound", "cmdline", "config.gz", "fs", "interrupts", "kallsyms", "kcore", "key-users", "keys",
+    "latency_stats", "modules", "pressure", "sched_debug", "scsi", "timer_list",
 )  # fmt: skip
-"""World-readable in /proc, and telling of the host; what only the host's root may read needs no mask, he is not in."""
+"""World-readable in /proc, and telling of the host; what only the host's root may read needs no mask, he is not in.
+`pressure` can be written by everybody, too: monitors that the kernel then carries out for all of the machine."""
 
 _K = OperationKind
 _F = OperationFlag

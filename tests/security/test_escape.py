@@ -168,6 +168,8 @@ ROWS: tuple[Row, ...] = (
     Row("F03 modprobe", "opens('/proc/sys/kernel/modprobe', os.O_WRONLY)", ("EROFS", "EACCES", "ENOENT"), "some"),
     Row("F03 sysrq", "opens('/proc/sysrq-trigger', os.O_WRONLY)", ("EROFS", "EACCES", "ENOENT"), "some"),
     Row("F03 forwarding", "opens('/proc/sys/net/ipv4/ip_forward', os.O_WRONLY)", ("EROFS", "EACCES")),
+    Row("F03 pressure", "opens('/proc/pressure/io', os.O_RDWR)", ("ENOENT",), "some"),
+    Row("F04 disks", "os.listdir('/proc/fs')", ([], "ENOENT"), "some"),
     Row("F04 command line", "read('/proc/cmdline')", ("",)),
     Row("F04 interrupts", "read('/proc/interrupts')", ("", "EACCES", "ENOENT")),
     Row("F04 kernel's symbols", "read('/proc/kallsyms')[:9]", ("", "EACCES", "ENOENT"), "some"),
