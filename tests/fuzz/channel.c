@@ -372,8 +372,11 @@ static void say_anything_as_supervisor(struct input *input)
 {
 	size_t size = take_byte(input);
 	char *bytes = take_bytes(input, &size);
+	uint32_t type = 0;
 
-	send_as(supervisor, bytes, size, take_byte(input) % 6);
+	memcpy(&type, bytes, size < sizeof type ? size : sizeof type);
+	if (type != DOWN_EXEC) /* those are counted */
+		send_as(supervisor, bytes, size, take_byte(input) % 6);
 	free(bytes);
 }
 
