@@ -123,7 +123,8 @@ class SandboxConfig:
             refuse("resources.memory.oom_kill_disable", True, "False with enforcement.enforce_memory_limits=False")
         flag("writable_root", self.writable_root)
         flag("warm", self.warm)
-        if not isinstance(self.security, Path) and self.security not in ("strict", "default"):
+        named = isinstance(self.security, str) and self.security in ("strict", "default")
+        if not named and not isinstance(self.security, Path):
             refuse("security", self.security, "'strict', 'default' or the Path of a policy file")
         assign(
             self,

@@ -73,7 +73,7 @@ def number(
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # The comparison comes first: float() of an int beyond 1e308 raises OverflowError. NaN fails every comparison.
         within = (minimum < value if above else minimum <= value) and value <= maximum
-        if within and math.isfinite(value):
+        if within and math.isfinite(value) and float(value) <= maximum:  # an int near the maximum may be rounded up
             return float(value)
     lower = f"above {minimum:g}" if above else f"of at least {minimum:g}"
     upper = "" if maximum == LARGEST_INT else f" and at most {maximum:.16g}"
