@@ -8,7 +8,8 @@
  *   cell.c       a sandbox, and what is asked of it             init.c    child: its PID 1
  *   cell_birth.c from clone3 until it is ready                  cell_end.c until the last rmdir
  *   spares.c     what is made ahead                             freezer.c suspending
- *   task.c       an execution, from its parked process to exit  enter.c   child: the way to the program's exec
+ *   task.c       an execution, from its parked process to exec  enter.c   child: the way to the program's exec
+ *   task_end.c   until it is reported
  *   deadline.c   when to kill which execution
  *   graves.c     mount namespaces of the dead
  *   turn.c       an execution that does one thing after the other
@@ -311,6 +312,10 @@ void task_kill(struct launcher *launcher, struct task *task, enum kill_reason re
 void task_kill_id(struct launcher *launcher, uint32_t id, enum kill_reason reason);
 bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct rusage *usage);
 void task_settle(struct launcher *launcher, struct task *task);
+/* All that it, and its filter, have said so far. */
+void task_hear(struct launcher *launcher, struct task *task);
+void task_hear_filter(struct launcher *launcher, struct task *task);
+void task_release(struct launcher *launcher, struct task *task);
 void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 
