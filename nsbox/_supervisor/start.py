@@ -49,13 +49,20 @@ class Launcher:
         """Reap it, once `pidfd` has become readable, and close that.
 
         One whose processes are not all dead, because the kernel is at work for them or a debugger was not told yet,
-        is reaped before the next launcher starts.
+        is reaped when the next launcher starts, or ends.
         """
-        if not _reap(self.pidfd):
-            _late.append(self.pidfd)
+        _late.append(self.pidfd)
+        _reap_late()
 
 
 _late: list[int] = []
+
+
+def _reap_late() -> None:
+    """Those that have ended by now."""
+    for pidfd in tuple(_late):
+        if _reap(pidfd):
+            _late.remove(pidfd)
 
 
 def _reap(pidfd: int) -> bool:
@@ -82,7 +89,7 @@ def start_launcher() -> Launcher:
             missing=("nsbox-launcher",),
             remedies=("pip install nsbox, on a machine with a C compiler, or from a wheel",),
         )
-    _late[:] = [pidfd for pidfd in _late if not _reap(pidfd)]
+    _reap_late()
     collect()
     tree = make_tree()
     try:
