@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from probing import policy
 from watching import Bell, until
 
 import nsbox
@@ -135,4 +136,36 @@ def test_a_program_reaches_neither_pid_1_nor_its_channel() -> None:
         assert Path(f"/proc/{init}/oom_score_adj").read_text() == ("-1000\n" if may else "0\n")
         assert sandbox.shell("cat /proc/self/oom_score_adj").stdout == "500\n"
         os.kill(init, signal.SIGKILL)
+        until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")
+
+
+LIMIT = """
+import os, resource
+try:
+    resource.prlimit(1, resource.RLIMIT_CPU, (0, 0))
+except OSError as exc:
+    print(exc.errno)
+for _ in range({}):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)  # PID 1 has to use some CPU time, for the limit to be looked at
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.needs_rootless
+@pytest.mark.needs_delegation
+def test_a_program_that_has_the_uid_of_pid_1_cannot_end_it(tmp_path: Path) -> None:
+    """P03: limits of another process are EPERM by the filter. With its rule taken away a CPU limit of 0 has the kernel
+    kill PID 1, and the caller gets an error instead of a verdict.
+    """
+    with nsbox.Sandbox(timeout=SECONDS) as sandbox:
+        result = sandbox.execute(LIMIT.format(300))
+        assert (result.verdict, result.stdout) == (nsbox.Verdict.OK, "1\n")
+        assert sandbox.status is SandboxStatus.IDLE
+    recovery = nsbox.RecoveryPolicy(auto_recover=False)
+    with nsbox.Sandbox(timeout=SECONDS, security=policy(tmp_path, "prlimit64"), recovery=recovery) as sandbox:
+        with pytest.raises(nsbox.NetworkError, match="PID 1 has died"):
+            sandbox.execute(LIMIT.format(1_000_000))
         until(lambda: sandbox.status is SandboxStatus.ERROR, "the sandbox knows")
