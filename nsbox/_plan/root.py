@@ -34,6 +34,8 @@ QUOTA = "/run/quota"
 It stays there, closed to programs: to unmount it took 256 of the 605 us that all mounts of a sandbox take (measured):
 umount2 waits for every CPU (synchronize_rcu_expedited).
 """
+_OWN_PLACES = (SOURCE_DIRECTORY, QUOTA)
+_OWN_TOPS = ("/proc", "/sys", "/dev")
 _MOST_TERMINALS = 64
 
 _WRITABLE = (("/tmp", "tmp", 0o1777), ("/dev/shm", "shm", 0o1777), (HOME, "home", 0o755))
@@ -138,18 +140,13 @@ def _add_directory(tree: _Tree, root: hostfiles.HostEntry, config: SandboxConfig
             _add_top(tree, root.path, name)
     if config.writable_root:
         return
-    with os.scandir(os.path.join(root.path, "var")) if "var" in names else _nothing() as entries:
+    var = hostfiles.look(os.path.join(root.path, "var"))
+    if var is None or not var.is_directory or not hostfiles.is_below(var.path, root.path):
+        return  # it may be a link, and lead out
+    with os.scandir(var.path) as entries:
         for name in sorted(entry.name for entry in entries):
             if name not in ("tmp", "run", "lock"):
                 _add_top(tree, root.path, f"var/{name}")
-
-
-class _nothing:  # noqa: N801 - stands for os.scandir of a directory that is not there
-    def __enter__(self) -> Iterator[os.DirEntry[str]]:
-        return iter(())
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _add_top(tree: _Tree, root: str, name: str) -> None:
@@ -173,10 +170,12 @@ def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str,
     working = config.working_directory
     if not any(hostfiles.is_below(working, path) for path, _, _ in places):
         top = "/" + working.split("/")[1]
-        if _is_made_writable(config, tree, working):
-            if not (tree.covers(top) and _exists_in_root(config, working)):
+        writable_there = _is_made_writable(config, tree, working) and not _meets_own_place(working)
+        if writable_there:
+            there = tree.has(working) or (tree.covers(top) and _exists_in_root(config, working))
+            if not there:
                 places.append((working, "workspace", 0o755))
-        elif working == "/" or tree.covers(top):
+        elif _is_taken(tree, top):
             raise ConfigError(
                 f"working_directory={working!r}: must be a path that can be writable: below /workspace, {HOME}, /tmp, "
                 "or a directory that the root does not have"
@@ -186,6 +185,18 @@ def _writable_places(config: SandboxConfig, tree: _Tree) -> list[tuple[str, str,
     if not any(path == "/workspace" for path, _, _ in places):
         places.append(("/workspace", "default", 0o755))
     return places
+
+
+def _meets_own_place(path: str) -> bool:
+    """Whether what is mounted at `path` would hide, or be hidden by, what nsbox needs for itself."""
+    return any(hostfiles.is_below(path, own) or hostfiles.is_below(own, path) for own in _OWN_PLACES)
+
+
+def _is_taken(tree: _Tree, top: str) -> bool:
+    """Whether the root has something at `top` that a place for the program would hide; an empty directory is none."""
+    return top in ("/", *_OWN_TOPS) or any(
+        hostfiles.is_below(one.path, top) and (one.path != top or one.kind is not _K.DIR) for one in tree.operations
+    )
 
 
 def _is_made_writable(config: SandboxConfig, tree: _Tree, path: str) -> bool:
@@ -263,6 +274,8 @@ def _add_mounts(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[st
     for path, entry, flags in sorted(wanted, key=lambda one: one[0]):
         if any(hostfiles.is_below(place, path) for place in places):
             raise ConfigError(f"mount.target={path!r}: must not cover {HOME}, /tmp, /dev/shm or the working directory")
+        if _meets_own_place(path):
+            raise ConfigError(f"mount.target={path!r}: must not meet {QUOTA} or {SOURCE_DIRECTORY}")
         place = next((place for place in covering if hostfiles.is_below(path, place)), None)
         if config.writable_root and (path, entry) in prefixes:
             if place is None:
