@@ -175,12 +175,24 @@ class Cache:
         Raises:
             SetupError: The directory is not this user's alone.
         """
+        if not self._has(name):
+            return None
+        tree = self._look(name)
+        if tree is None:  # or it was replaced between two steps of looking
+            with _translated(self.directory), self._locked():
+                tree = self._look(name)
+        return tree
+
+    def _has(self, name: str) -> bool:
         try:
             self._check()
         except FileNotFoundError:
-            return None
+            return False
         except OSError as exc:
             raise _refused(exc, self.directory) from exc
+        return os.path.lexists(self.directory / "names" / name)
+
+    def _look(self, name: str) -> Tree | None:
         try:
             place = self.directory / "trees" / os.path.basename(os.readlink(self.directory / "names" / name))
             with open(place / _RECORD, encoding="utf-8") as file:
@@ -192,15 +204,15 @@ class Cache:
 
     def hold(self, name: str) -> Hold | None:
         """The same, in use from now on."""
-        tree = self.find(name)
-        if tree is None:
+        if not self._has(name):
             return None
-        try:
-            return self._take(tree)
-        except (FileNotFoundError, BlockingIOError):  # replaced or removed in between
-            with _translated(self.directory), self._locked():
-                tree = self.find(name)
-                return None if tree is None else self._take(tree)
+        tree = self._look(name)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            if tree is not None:
+                return self._take(tree)
+        with _translated(self.directory), self._locked():  # it was replaced or removed in between, or is damaged
+            tree = self._look(name)
+            return None if tree is None else self._take(tree)
 
     def _take(self, tree: Tree) -> Hold:
         fd = _acquire(tree.place)
@@ -217,14 +229,13 @@ class Cache:
         Raises:
             SetupError: It cannot be made, or the disk is full; and for any OSError from inside.
         """
-        with _translated(self.directory):
-            self._make()
-            self.sweep()
+        with _translated(self.directory), self._locked():  # else another one would sweep it before it is locked
+            self._sweep()
             path = self.directory / f"{_TEMPORARY}{secrets.token_hex(8)}"
             path.mkdir(0o700)
             fd = _open_directory(path)
-        try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
             with _translated(self.directory):
                 (path / "root").mkdir(0o755)
                 yield New(path, fd)
@@ -252,7 +263,7 @@ class Cache:
                 file.write(record.to_json())
             _sync(new.path)
             with self._locked():
-                old = self.find(name)
+                old = self._look(name)
                 same = old is not None and old.record.digest == record.digest and old.root.is_dir()
                 if old is not None and same:
                     os.replace(new.path / _RECORD, old.place / _RECORD)
