@@ -179,7 +179,8 @@ static void hear_as_supervisor(void)
 		const struct up *up = &told.record;
 		MUST(length == sizeof *up);
 		MUST(up->type >= UP_DONE && up->type <= UP_STARTED);
-		MUST(up->type != UP_FAILED || (up->stage && up->error));
+		/* a restart that DOWN_FORGET of its template cuts short has no reason to tell */
+		MUST(up->type != UP_FAILED || (up->stage && up->error) || up->of == DOWN_RESTART);
 		if (up->of == DOWN_EXEC && (up->type == UP_EXITED || up->type == UP_FAILED) && up->id)
 			MUST(up->id <= world.executions && world.answered[up->id]++ == 0);
 		for (unsigned i = 0; i < fd_count; i++)
