@@ -328,8 +328,8 @@ void enter_sandbox(const struct entrance *entrance, struct program *program)
 	int joined = join_cell(entrance, &failure);
 	if (keep_control(entrance->control, &failure) < 0)
 		_exit(127);
-	if (joined < 0 || leave_terminal(&failure) < 0 || separate_from_others(&failure) < 0 || (early && load_filter(entrance, &failure) < 0)
-	    || receive_order(&order, &failure) < 0)
+	if (joined < 0 || leave_terminal(&failure) < 0 || separate_from_others(&failure) < 0
+	    || (early && load_filter(entrance, &failure) < 0) || receive_order(&order, &failure) < 0)
 		give_up(&failure);
 	if (entrance->own_init)
 		fork_into_own_namespace(&failure);

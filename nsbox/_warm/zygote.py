@@ -35,7 +35,17 @@ def preload(path: str, names: list[str]) -> None:
             why = "a process with threads cannot be forked"
             sys.stderr.write(f"preload={name!r} starts {threads - 1} thread(s), and {why}\n")
             os._exit(2)
+        if maps_shared():
+            why = "which all programs of all sandboxes would share"
+            sys.stderr.write(f"preload={name!r} maps memory that is shared and can be written to, {why}\n")
+            os._exit(2)
     sys.path[:] = before  # the program has its own
+
+
+def maps_shared() -> bool:
+    """Whether what is written here could be read by others, proc_pid_maps(5)."""
+    with open("/proc/self/maps", "rb") as maps:
+        return any(line.split(None, 2)[1][1::2] == b"ws" for line in maps)
 
 
 def rehearse() -> None:

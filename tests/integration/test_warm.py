@@ -146,6 +146,7 @@ def test_preloaded_modules_are_there_at_once() -> None:
         ("threaded", "preload='threaded' starts 1 thread"),
         ("exiting", "preload='exiting' cannot be imported: SystemExit"),
         ("failing", "preload='failing' cannot be imported: ZeroDivisionError"),
+        ("sharing", "preload='sharing' maps memory that is shared and can be written to"),
     ],
 )
 def test_a_module_that_cannot_be_preloaded_is_refused(
@@ -156,6 +157,7 @@ def test_a_module_that_cannot_be_preloaded_is_refused(
         "threaded": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
         "exiting": "raise SystemExit(0)",
         "failing": "1 / 0",
+        "sharing": "import mmap\nheld = mmap.mmap(-1, 4096)",
     }
     directory = tmp_path_factory.mktemp("modules")
     directory.chmod(0o755)
