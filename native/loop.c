@@ -50,8 +50,10 @@ static void reap(struct launcher *launcher)
 	launcher->more_to_reap = false;
 	for (int i = 0; i < REAP_AT_ONCE; i++) {
 		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
-		if (pid <= 0)
+		if (pid == 0 || (pid < 0 && errno == ECHILD))
 			return;
+		if (pid < 0)
+			continue; /* one that is left is not told of again */
 		if (!task_reaped(launcher, pid, status, &usage) && !cell_reaped(launcher, pid))
 			note_ended(launcher, pid, status, &usage);
 	}
