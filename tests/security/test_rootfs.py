@@ -129,8 +129,9 @@ def test_a_file_of_the_host_does_not_get_into_a_tree(canary: Path, tmp_path: Pat
     assert cache.names() == ("control",)
 
 
-def test_an_image_that_is_not_what_its_digests_say_is_not_used(tmp_path: Path) -> None:
+def test_an_image_that_is_not_what_its_digests_say_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F42: a layer that somebody has put in another's place, with the same size; nothing of it is left."""
+    monkeypatch.setenv("NSBOX_CACHE_DIR", str(tmp_path / "cache"))
     good = layer(directory("usr"), file("usr/program", "good"))
     image = Layout(tmp_path / "layout")
     image.add(image.image(good, compress=bytes))
