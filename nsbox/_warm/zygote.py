@@ -51,12 +51,18 @@ def maps_shared() -> bool:
 def rehearse() -> None:
     """Do what every program does: pages that are written to are then this process' own already, not copied later."""
     import io
+    import sys
 
     with open("/dev/null", "wb", buffering=0) as nowhere:
         text = io.TextIOWrapper(nowhere, encoding="utf-8", newline="\n", write_through=True)
         source = "import sys\ndef f(x):\n    return [x + 1, str(x)]\nprint(f(1), file=out)\n"
         exec(compile(source, "main.py", "exec"), {"out": text})
         text.detach()
+    numpy = sys.modules.get("numpy")
+    try:
+        str((numpy.arange(100) + numpy.arange(100.0))[-1])  # type: ignore[union-attr]
+    except Exception:  # noqa: BLE001, S110, SIM105  # it is not there, or another of that name: nothing is lost
+        pass
 
 
 def stand_in() -> None:
