@@ -177,8 +177,11 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 
 	if (length != sizeof message) {
 		unwatch(launcher, source);
-		if (cell->state == CELL_BUILDING && !cell->failure.stage)
-			cell->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
+		if (cell->state == CELL_BUILDING) { /* dead, or its words are lost */
+			if (!cell->failure.stage)
+				cell->failure = (struct failure){ .stage = STAGE_DIED, .error = ECHILD };
+			cell_end(launcher, cell, REASON_CANCELLED);
+		}
 		return;
 	}
 	if (message.word == CHILD_MAP_ME && cell->state == CELL_BUILDING) {

@@ -261,9 +261,15 @@ static void hear(struct launcher *launcher, struct task *task)
 	unsigned fd_count;
 	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &passed, 1, &fd_count);
 
-	if (length != sizeof message) {
+	if (length == 0) {
 		unwatch(launcher, &task->control);
 		task_runs(launcher, task);
+		return;
+	}
+	if (length != sizeof message) { /* what it has said is lost, and nobody knows how far it is */
+		(void)fail(&task->failure, STAGE_DIED, 1);
+		unwatch(launcher, &task->control);
+		task_kill(launcher, task, REASON_NONE);
 		return;
 	}
 	switch ((enum child_word)message.word) {

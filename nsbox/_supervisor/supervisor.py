@@ -160,7 +160,10 @@ class Supervisor:
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
         self._launcher.let_go()
         with contextlib.suppress(SetupError):  # the next start collects what could not be removed
-            await trio.to_thread.run_sync(self.tree.remove)
+            try:
+                await trio.to_thread.run_sync(self.tree.remove)
+            except RuntimeError:  # since Python 3.12 no thread is started while the interpreter ends
+                self.tree.remove()
         self._ended.set()
 
     def _cool(self, kind: int) -> None:
