@@ -271,6 +271,15 @@ static void send_as(int socket, const void *packet, size_t size, unsigned fd_cou
 		drop_fd(&fds[--fd_count]);
 }
 
+/* Dead, and its cgroup still to be removed: an execution given to it would never end. */
+static bool has_dead_parked(void)
+{
+	for (struct cell *cell = world.launcher.cells; cell; cell = cell->next)
+		if (cell->parked && cell->parked->reaped)
+			return true;
+	return false;
+}
+
 static void ask(struct input *input)
 {
 	struct down down = { .type = take_byte(input), .id = take_byte(input), .parent = take_byte(input), .flags = take_byte(input) };
@@ -285,7 +294,7 @@ static void ask(struct input *input)
 
 	MUST(packet);
 	if (down.type == DOWN_EXEC) {
-		if (world.executions == MOST_EXECUTIONS)
+		if (world.executions == MOST_EXECUTIONS || has_dead_parked())
 			down.type = DOWN_INTERRUPT;
 		else
 			down.id = ++world.executions;
