@@ -17,7 +17,7 @@ from nsbox._supervisor.order import Order, Outcome
 from nsbox._supervisor.pipes import Pipes
 from nsbox._supervisor.pump import Budget, OutputPump, Sink, feed
 from nsbox._supervisor.turn import Mark, Resident
-from nsbox._verdict import KillReason, Observation
+from nsbox._verdict import Observation
 
 _GO = b"\n"
 _END_SECONDS = 10.0
@@ -44,6 +44,7 @@ class Standby:
         self._outcome: Outcome | None = None
         self._failure: Exception | None = None
         self._ended = trio.Event()
+        self._living = trio.CancelScope()
         self._taken = False
         self.order = order
         try:
@@ -64,7 +65,7 @@ class Standby:
 
     def start(self) -> None:
         """Send it on its way; returns at once."""
-        start_soon(self._live)
+        self._living = start_soon(self._live)
 
     async def _live(self) -> None:
         self._failure = InvalidStateError("the supervisor has ended")
@@ -85,9 +86,8 @@ class Standby:
     async def end(self) -> None:
         """Kill it, and wait for that. Not cancelled."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_SECONDS):
-            if self.alive:
-                await self._killer.kill(KillReason.CANCELLED)
-                await self._ended.wait()
+            self._living.cancel()  # no kill by its number: it may not have been asked for yet
+            await self._ended.wait()
 
     async def run(self, order: Order, sink: Sink) -> Outcome | None:
         """Let it go, and return how it ended; None: it was dead before, and nothing has run. To be called once.
