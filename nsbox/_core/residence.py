@@ -131,11 +131,12 @@ class Residence:
         self.gone: str | None = None  # why nobody may use it any more, though it may still be dying
         self.ended = trio.Event()
         self._first: Ends | None = None
+        self._living = trio.CancelScope()
 
     def start(self, ends: Ends, source: Source) -> None:
         """Send it on its way; returns at once."""
         self._first = ends
-        start_soon(self._live, ends, source)
+        self._living = start_soon(self._live, ends, source)
 
     async def _live(self, ends: Ends, source: Source) -> None:
         self.failure = InvalidStateError("the supervisor has ended")
@@ -176,6 +177,8 @@ class Residence:
         """End all of it, and wait for that. Not cancelled."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_SECONDS):
             if not self.ended.is_set():
+                if self.resident.sampler is None:  # not asked for yet: a kill would go ahead of it
+                    self._living.cancel()
                 with contextlib.suppress(NetworkError):  # no launcher, no program
                     await self.resident.kill(reason)
                 await self.ended.wait()
