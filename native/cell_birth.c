@@ -176,6 +176,8 @@ static void control_ready(struct launcher *launcher, struct source *source, uint
 	ssize_t length = (events & EPOLLIN) ? receive_packet(source->fd, &message, sizeof message, fds, READY_FDS, &fd_count) : 0;
 
 	if (length != sizeof message) {
+		for (unsigned i = 0; i < READY_FDS; i++)
+			drop_fd(&fds[i]);
 		unwatch(launcher, source);
 		if (cell->state == CELL_BUILDING) { /* dead, or its words are lost */
 			if (!cell->failure.stage)

@@ -261,6 +261,8 @@ static void hear(struct launcher *launcher, struct task *task)
 	unsigned fd_count;
 	ssize_t length = receive_packet(task->control.fd, &message, sizeof message, &passed, 1, &fd_count);
 
+	if (length != sizeof message)
+		drop_fd(&passed);
 	if (length == 0) {
 		unwatch(launcher, &task->control);
 		task_runs(launcher, task);

@@ -76,6 +76,8 @@ bool task_reaped(struct launcher *launcher, pid_t pid, int status, const struct 
 		task_hear(launcher, task);
 		task_hear_filter(launcher, task); /* a sibling of the main process, which waits for its answer */
 		task->reaped = true;
+		if (task->cell->parked == task)
+			task->cell->parked = NULL; /* nobody's next execution, however long its cgroups take to go */
 		task->ended_at = now_ns();
 		if (task->cell->frozen_at && task->started_at)
 			task->suspended_ns += task->ended_at - task->cell->frozen_at;

@@ -188,7 +188,7 @@ void template_forget(struct launcher *launcher, uint32_t id)
 	warm_stop(launcher, template);
 	for (struct cell *cell = launcher->cells, *next; cell; cell = next) {
 		next = cell->next;
-		if (cell->template == template && !cell->id)
+		if (is_spare(cell, template)) /* not the heir of a sandbox that is being restarted */
 			cell_end(launcher, cell, REASON_CANCELLED);
 	}
 	template_release(launcher, template);

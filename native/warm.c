@@ -164,6 +164,7 @@ static void answer_ready(struct launcher *launcher, struct source *source, uint3
 	ssize_t length = receive_packet(interpreter->socket.fd, &answer, sizeof answer, &pidfd, 1, &fd_count);
 
 	if (length != sizeof answer) {
+		drop_fd(&pidfd);
 		end(launcher, interpreter, true);
 		return;
 	}

@@ -179,8 +179,7 @@ static void hear_as_supervisor(void)
 		const struct up *up = &told.record;
 		MUST(length == sizeof *up);
 		MUST(up->type >= UP_DONE && up->type <= UP_STARTED);
-		/* a restart that DOWN_FORGET of its template cuts short has no reason to tell */
-		MUST(up->type != UP_FAILED || (up->stage && up->error) || up->of == DOWN_RESTART);
+		MUST(up->type != UP_FAILED || (up->stage && up->error));
 		if (up->of == DOWN_EXEC && (up->type == UP_EXITED || up->type == UP_FAILED) && up->id)
 			MUST(up->id <= world.executions && world.answered[up->id]++ == 0);
 		for (unsigned i = 0; i < fd_count; i++)
@@ -271,15 +270,6 @@ static void send_as(int socket, const void *packet, size_t size, unsigned fd_cou
 		drop_fd(&fds[--fd_count]);
 }
 
-/* Dead, and its cgroup still to be removed: an execution given to it would never end. */
-static bool has_dead_parked(void)
-{
-	for (struct cell *cell = world.launcher.cells; cell; cell = cell->next)
-		if (cell->parked && cell->parked->reaped)
-			return true;
-	return false;
-}
-
 static void ask(struct input *input)
 {
 	struct down down = { .type = take_byte(input), .id = take_byte(input), .parent = take_byte(input), .flags = take_byte(input) };
@@ -294,7 +284,7 @@ static void ask(struct input *input)
 
 	MUST(packet);
 	if (down.type == DOWN_EXEC) {
-		if (world.executions == MOST_EXECUTIONS || has_dead_parked())
+		if (world.executions == MOST_EXECUTIONS)
 			down.type = DOWN_INTERRUPT;
 		else
 			down.id = ++world.executions;
@@ -337,12 +327,10 @@ static size_t read_there(unsigned end)
 	return reads_child_messages(end) ? sizeof(struct child_message) : sizeof(struct warm_answer);
 }
 
-/* Descriptors only with messages of the size that is read there: those of others the launcher does not close, and only
- * nsbox's own processes could send them. */
 static void say(unsigned end, const void *message, size_t size, unsigned fd_count)
 {
 	if (end < MOST_ENDS)
-		send_as(world.ends[end], message, size, size == read_there(end) ? fd_count : 0);
+		send_as(world.ends[end], message, size, fd_count);
 }
 
 static void say_as_child(struct input *input)
@@ -374,7 +362,7 @@ static void say_anything_as_child(struct input *input)
 	char *bytes = take_bytes(input, &size);
 
 	if (end < MOST_ENDS && size != read_there(end)) /* the launcher believes whole ones: they are its own kind's */
-		say(end, bytes, size, 0);
+		say(end, bytes, size, size % 4);
 	free(bytes);
 }
 
