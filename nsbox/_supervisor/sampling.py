@@ -8,6 +8,7 @@ kernel all the same (RLIMIT_DATA, RLIMIT_CPU, RLIMIT_NPROC).
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ from pathlib import Path
 import psutil
 import trio
 
+from nsbox._errors import SetupError
 from nsbox._supervisor.start import pid_of
 from nsbox._verdict import KillReason
 
 _INTERVAL = 0.05  # seconds; a walk over the children takes about a millisecond each
+_BLIND_SECONDS = 1.0
+_FOR_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What may be over soon."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,21 +59,36 @@ class Sampler:
 
         Args:
             pidfd: Of the execution's first process.
+
+        Raises:
+            SetupError: For a second nothing could be seen, for want of descriptors, say: no limit would hold.
         """
-        pid = pid_of(pidfd)
-        if pid <= 0:  # it has ended
-            return
-        try:
-            self.first = pid
-            first = psutil.Process(pid)
-            procs = None if self.group is None else _procs_file(pid, self.group)
-            while True:
-                reason = self._look(first if procs is None else procs)
-                if reason is not None:
-                    await self.kill(reason)
-                await trio.sleep(_INTERVAL)
-        except (psutil.NoSuchProcess, FileNotFoundError):
-            return
+        where: psutil.Process | Path | None = None
+        blind_since: float | None = None
+        while True:
+            reason = None
+            try:
+                if where is None:
+                    where = self._find(pidfd)
+                reason = self._look(where)
+                blind_since = None
+            except (psutil.NoSuchProcess, FileNotFoundError):
+                return
+            except OSError as exc:
+                if exc.errno not in _FOR_NOW:
+                    raise
+                blind_since = trio.current_time() if blind_since is None else blind_since
+                if trio.current_time() - blind_since > _BLIND_SECONDS:
+                    raise SetupError("sampling", exc.errno, exc.strerror or "", "of a program that has limits") from exc
+            if reason is not None:
+                await self.kill(reason)
+            await trio.sleep(_INTERVAL)
+
+    def _find(self, pidfd: int) -> psutil.Process | Path:
+        self.first = pid_of(pidfd)
+        if self.first <= 0:
+            raise FileNotFoundError(self.first)  # it has ended
+        return psutil.Process(self.first) if self.group is None else _procs_file(self.first, self.group)
 
     def find_programs(self) -> list[int]:
         """Of the processes of the last look, those that are the program's: not the init that was put above them."""
@@ -120,8 +140,10 @@ def _procs_file(pid: int, base: Path) -> Path:
 def _members(procs: Path) -> list[int]:
     try:
         return [int(line) for line in procs.read_text().split()]
-    except OSError as exc:  # ENODEV: removed while it is read
-        raise FileNotFoundError(procs) from exc
+    except OSError as exc:
+        if exc.errno == errno.ENODEV:  # removed while it is read
+            raise FileNotFoundError(procs) from exc
+        raise
 
 
 def _living(pids: list[int]) -> list[psutil.Process]:

@@ -1,13 +1,16 @@
 """An application that may have no more files open: each call ends with a clear error, and harms no other sandbox."""
 
+import concurrent.futures
 import contextlib
 import errno
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
+from watching import Bell, until
 
 import nsbox
 from nsbox import AsyncSandbox, SetupError
@@ -79,3 +82,19 @@ def test_a_restart_whose_descriptors_do_not_arrive_is_a_loss_that_is_recovered()
             assert (await sandbox.run(["cat", "/workspace/kept"])).stdout == "as it was"
 
     trio.run(main)
+
+
+@pytest.mark.needs_rootless
+def test_a_program_whose_limits_nobody_can_watch_is_ended(tmp_path: Path) -> None:
+    """Without cgroups: for want of descriptors it is not seen for a moment, and after a second ended, with a reason."""
+    bell = Bell(tmp_path)
+    with nsbox.Sandbox(mounts=[bell.mount], timeout=30) as sandbox:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            call = pool.submit(sandbox.shell, "echo running > /bell/ring; sleep 30")
+            assert bell.wait() == "running"
+            samplers = sandbox._core.living()[1].samplers
+            until(lambda: any(sampler.peak_processes for sampler in samplers), "it was seen")
+            with only_free(0), pytest.raises(SetupError, match="sampling"):
+                call.result(SECONDS)
+        assert sandbox.shell("echo usable").stdout == "usable\n"
+    bell.close()
