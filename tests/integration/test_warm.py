@@ -198,7 +198,7 @@ def test_no_program_is_lost_with_the_interpreter() -> None:
 
         def work(number: int) -> None:
             started.wait(30)
-            for turn in range(12):
+            for turn in range(6):
                 with nsbox.Sandbox() as sandbox:
                     text = f"{number} {turn}\n"
                     results = [sandbox.execute(f"print(input(), {turn})", stdin=f"{number}\n"), sandbox.run(["true"])]
