@@ -59,10 +59,12 @@ _late: list[int] = []
 
 
 def _reap_late() -> None:
-    """Those that have ended by now."""
-    for pidfd in tuple(_late):
-        if _reap(pidfd):
-            _late.remove(pidfd)
+    """Those that have ended by now. Two threads may do so at the same time: each takes one out of the list first."""
+    for _ in range(len(_late)):
+        with contextlib.suppress(IndexError):
+            pidfd = _late.pop(0)
+            if not _reap(pidfd):
+                _late.append(pidfd)
 
 
 def _reap(pidfd: int) -> bool:
