@@ -51,11 +51,15 @@ class Launcher:
         One whose processes are not all dead, because the kernel is at work for them or a debugger was not told yet,
         is reaped when the next launcher starts, or ends.
         """
-        _late.append(self.pidfd)
-        _reap_late()
+        _let_go(self.pidfd)
 
 
 _late: list[int] = []
+
+
+def _let_go(pidfd: int) -> None:
+    _late.append(pidfd)
+    _reap_late()
 
 
 def _reap_late() -> None:
@@ -84,6 +88,7 @@ def start_launcher() -> Launcher:
     Raises:
         SetupError: The kernel refused a step; nothing is left.
         UnsupportedHostError: The host, or this installation, lacks something.
+        NetworkError: The launcher has ended meanwhile, or does not answer.
     """
     if not os.access(_BINARY, os.X_OK):
         raise UnsupportedHostError(
@@ -96,6 +101,10 @@ def start_launcher() -> Launcher:
     tree = make_tree()
     try:
         return _start(tree)
+    except (ConnectionError, TimeoutError) as exc:
+        with contextlib.suppress(SetupError):
+            tree.remove()
+        raise NetworkError("the launcher has ended, or does not answer, while it is started") from exc
     except BaseException:
         with contextlib.suppress(SetupError):  # the first error tells more; what is left, the next start collects
             tree.remove()
@@ -125,7 +134,7 @@ def _start(tree: CgroupTree) -> Launcher:
         theirs.close()
         try:
             pidfd = _receive_hello(ours)
-            failed.callback(os.close, pidfd)
+            failed.callback(_let_go, pidfd)
         finally:
             first.wait()
         ids = ROOT_MAP if as_root else _map_user(pid_of(pidfd))
@@ -146,9 +155,11 @@ def receive(connection: socket.socket) -> tuple[wire.Record, list[int]]:
         NetworkError: The launcher is gone, or talks nonsense.
     """
     fds = array.array("i")
-    packet, ancillary, _, _ = connection.recvmsg(
-        wire.UP.size + 1, socket.CMSG_SPACE(8 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
+    sizes = (wire.UP.size + 1, socket.CMSG_SPACE(8 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    try:
+        packet, ancillary, _, _ = connection.recvmsg(*sizes)
+    except ConnectionResetError:  # told once, before what it had still sent, where it has not read all that it was sent
+        packet, ancillary, _, _ = connection.recvmsg(*sizes)
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
