@@ -101,7 +101,11 @@ class Standbys(Part):
         self._doubted = False
         waiting = self._waiting
         if waiting is not None and waiting.runtime is runtime and waiting.standby.alive:
-            order = self._order(self._core.executions.new_standby(runtime.name), runtime, waiting.source)
+            try:
+                order = self._order(self._core.executions.new_standby(runtime.name), runtime, waiting.source)
+            except SandboxError as exc:  # the program that has just ended has its result all the same
+                log.debug("%s: what was started ahead is left: %s", self._core.id, exc)
+                return
             if without_time(order).plan != waiting.standby.order.plan:
                 self._waiting = None
                 start_soon(waiting.standby.end)
