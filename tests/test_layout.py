@@ -18,7 +18,7 @@ LAYERS = (
     ("_results", "_records", "_tracebacks"),
     ("_events",),
     ("_verdict", "_seccomp", "_cgroups", "_host", "_runtimes", "_languages", "_store"),
-    ("_plan", "_warm", "_files", "_contexts"),
+    ("_plan", "_warm", "_files", "_contexts", "_network"),
     ("_supervisor", "_compile"),
     ("_metrics", "_ports", "_rootfs"),
     ("_core",),
