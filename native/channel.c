@@ -123,6 +123,9 @@ static void obey(struct launcher *launcher, const struct down *down, struct payl
 	case DOWN_CONNECT:
 		cell_connect(launcher, down->id);
 		return;
+	case DOWN_NETWORK:
+		network_open(launcher, down->id);
+		return;
 	case DOWN_TURN:
 		turn_begin(launcher, down->id, payload);
 		return;

@@ -54,7 +54,7 @@ static int enter_namespaces(const struct template *template, struct failure *fai
 	return 0;
 }
 
-static int raise_loopback(struct failure *failure)
+int raise_loopback(struct failure *failure)
 {
 	AUTO_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };

@@ -15,6 +15,7 @@
  *   turn.c       an execution that does one thing after the other
  *   warm.c       interpreters that are ready before they are needed   birth.c   what they fork
  *   overlay.c    a writable root                            copy.c    what it begins with
+ *   network.c    the router's network, and those of sandboxes
  *   control.c    child: the frames of PID 1's control channel
  *   cgroup.c     making, limiting, counting, killing, removing
  */
@@ -186,7 +187,7 @@ struct task {
 struct outgoing {
 	struct outgoing *next;
 	struct up record;
-	int fds[5];
+	int fds[6];
 	unsigned fd_count;
 };
 
@@ -207,6 +208,7 @@ struct launcher {
 	int proc;                /* this pid namespace's procfs */
 	int pid_namespace;
 	int host_mounts;         /* the one in which OP_BIND finds its sources */
+	int router;              /* network namespace of the router, -1: there is none yet */
 	bool user_mode;
 	bool over;               /* the supervisor is gone */
 	bool more_to_reap;
@@ -304,6 +306,8 @@ struct birth {
 	int channel;
 };
 _Noreturn void be_init(const struct birth *birth);
+int raise_loopback(struct failure *failure);
+
 /* task.c */
 struct task *task_park(struct launcher *launcher, struct cell *cell, struct failure *failure);
 void task_execute(struct launcher *launcher, const struct down *down, struct payload *payload, const int *fds,
@@ -343,6 +347,9 @@ void turn_end(struct launcher *launcher, uint32_t id);
 void turn_interrupt(struct launcher *launcher, uint32_t id, enum kill_reason reason);
 /* It has reached a limit: in a turn it is interrupted, as long as there is grace, else killed. */
 void turn_over(struct launcher *launcher, struct task *task, enum kill_reason reason);
+
+/* network.c */
+void network_open(struct launcher *launcher, uint32_t id);
 
 /* deadline.c */
 uint64_t deadline_cpu_us(struct launcher *launcher, const struct task *task); /* UINT64_MAX: not known here */

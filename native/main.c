@@ -221,7 +221,7 @@ static _Noreturn void be_launcher(bool user_mode, int host)
 
 	(void)setsid(); /* Ctrl-C is for the application; it fails for who leads a session already, "mapped" */
 	launcher.user_mode = user_mode;
-	launcher.answers = launcher.id_lock = -1;
+	launcher.answers = launcher.id_lock = launcher.router = -1;
 	launcher.epoll = -1;
 	if (receive_setup(&launcher, &failure) < 0
 	    || (settle_in(&launcher, host) < 0 && fail(&failure, STAGE_LAUNCHER, 2) < 0)

@@ -242,6 +242,11 @@ static int mask(struct builder *builder, const struct op *op)
 	AUTO_CLOSE int target = open_beneath(builder->root, op->path, O_PATH);
 	if (target < 0)
 		return errno == ENOENT ? 0 : -1;
+	if (op->arg[0] == '/') { /* by another file of the tree, which is not read-only before all of it is there */
+		AUTO_CLOSE int other = open_beneath(builder->root, op->arg, O_PATH);
+		AUTO_CLOSE int copy = other < 0 ? -1 : clone_mount(other, "", mount_attributes(FLAG_NO_EXEC));
+		return copy < 0 ? -1 : sys_move_mount(copy, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	}
 	/* both are of the tree, and read-only and all that already */
 	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH;
 	AUTO_CLOSE int cover = op->flags & FLAG_DIRECTORY

@@ -33,6 +33,7 @@ enum down_type {
 	DOWN_THAW = 9,     /* id: sandbox */
 	DOWN_RESTART = 10, /* id: sandbox: new processes and namespaces, in the mounts of the old ones; also after UP_LOST */
 	DOWN_CONNECT = 11, /* id: sandbox: a new control channel, for one that broke */
+	DOWN_NETWORK = 12, /* id: sandbox, or 0: the router, which is made if there is none: what its network is changed by */
 	DOWN_WARM = 20,    /* id: template; payload: argv, environment; fds: the library of native/interpreter, where its stderr
 	                    * goes. Done when everything is imported */
 	DOWN_COOL = 21,    /* id: template; ends its interpreter. Not answered */
@@ -67,7 +68,8 @@ enum up_type {
 	UP_HELLO = 1,     /* id: WIRE_VERSION; fd: pidfd of the launcher */
 	UP_DONE = 2,      /* what was asked for (`of`, `id`) is done; DOWN_CREATE, DOWN_RESTART: index: the number in the names
 	                   * of its cgroups; fds: pidfd of PID 1, /, quota, source, control channel.
-	                   * DOWN_CONNECT: fd: control channel */
+	                   * DOWN_CONNECT: fd: control channel. DOWN_NETWORK: fds: network namespace, NETLINK_ROUTE socket in
+	                   * it; of the router also NETLINK_NETFILTER, UDP and TCP socket in it, its user namespace */
 	UP_FAILED = 3,    /* it failed at `stage` with `error`; nothing of it is left */
 	UP_EXITED = 4,    /* id: execution; its whole tree is dead and its cgroups are gone; index: 1: run by a warm interpreter */
 	UP_STARTED = 6,   /* id: execution, whose program runs; fd: pidfd of the process that the launcher waits for: the program,
@@ -99,7 +101,7 @@ enum stage {
 	STAGE_CLONE = 6,         /* clone3 */
 	STAGE_JOIN_CGROUP = 7,   /* moving into a v1 cgroup; index: hierarchy */
 	STAGE_NAMESPACE = 8,     /* unshare or setns */
-	STAGE_NETWORK = 9,       /* bringing up loopback */
+	STAGE_NETWORK = 9,       /* index: 0: bringing up loopback; DOWN_NETWORK: enum visit_step */
 	STAGE_MOUNT = 10,        /* mounting in the sandbox; index: operation */
 	STAGE_PIVOT = 11,        /* pivot_root */
 	STAGE_ID_MAP = 12,       /* uid_map, gid_map */

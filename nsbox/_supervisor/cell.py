@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import trio
 
 from nsbox._errors import NetworkError, SandboxError, SetupError
+from nsbox._network.doors import CellDoor
 from nsbox._plan import ExecutionPlan, TemplatePlan, overlay_error
 from nsbox._supervisor import wire
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control
+from nsbox._supervisor.doors import make_cell_door
 from nsbox._supervisor.sampling import Sampler
 from nsbox._supervisor.start import setup_error
 from nsbox._verdict import KillReason
@@ -48,6 +50,7 @@ class Cell:
         ended_cpu_seconds: CPU time of the executions that have ended.
         read_bytes: From storage, by the executions that have ended.
         written_bytes: To storage, the same.
+        opening_door: Held by who waits for one: to two requests of the same name there would be one answer.
     """
 
     channel: Channel
@@ -70,6 +73,7 @@ class Cell:
     ended_cpu_seconds: float = 0.0
     read_bytes: int = 0
     written_bytes: int = 0
+    opening_door: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def cpu_seconds(self) -> float:
@@ -111,7 +115,9 @@ class Cell:
         reason = self.doomed or reason
         self.lost = reason
         self.gone.set()
-        for request in (wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART, wire.Down.CONNECT):
+        for request in (
+            wire.Down.FREEZE, wire.Down.THAW, wire.Down.RESTART, wire.Down.CONNECT, wire.Down.NETWORK,
+        ):  # fmt: skip
             self.channel.break_off(request, self.id, self.lost)
         self.control.close(reason)
         if self.on_lost is not None:
@@ -220,6 +226,28 @@ class Cell:
         if len(fds) != 1:
             raise SetupError("descriptors", errno.EMFILE, os.strerror(errno.EMFILE), "a control channel")
         self.control.take(fds[0])
+
+    async def open_door(self) -> CellDoor:
+        """The way to change its network; suspended or not, PID 1 has no part in it. It is the caller's to close.
+
+        Another network after `restart`, `revive` and in a new sandbox.
+
+        Cancellation: nothing stays open.
+
+        Raises:
+            SetupError: The kernel refused; or the descriptors did not all arrive: this process may have no more open.
+            NetworkError: The launcher or PID 1 died.
+        """
+        async with self.opening_door:
+            _, fds = await self._do(wire.Down.NETWORK, "the sandbox's network namespace")
+            door = make_cell_door(fds)
+        try:
+            self._require_alive()
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            door.close()
+            raise
+        return door
 
     async def destroy(self) -> None:
         """Kill every process and remove everything; also when it is dead already. Not cancelled.

@@ -13,6 +13,7 @@ import trio
 from nsbox._config import SandboxConfig
 from nsbox._errors import NetworkError, SandboxError, SetupError
 from nsbox._host import HostFacts, missing_capabilities, probe_host
+from nsbox._network.doors import RouterDoor
 from nsbox._plan import TemplatePlan, disk_backed, plan_template
 from nsbox._seccomp import compile_policy
 from nsbox._supervisor import wire
@@ -20,6 +21,7 @@ from nsbox._supervisor.background import start_soon
 from nsbox._supervisor.cell import Cell, describe
 from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control, ControlWatcher
+from nsbox._supervisor.doors import make_router_door, router_error
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 from nsbox._supervisor.warmth import Interpreters
@@ -89,6 +91,7 @@ class Supervisor:
         self._kept: set[int] = set()  # the numbers of the kinds above
         self._ahead: dict[int, Cell] = {}
         self._telling = trio.Lock()
+        self._opening_router = trio.Lock()  # to two requests of the same name there would be one answer
         self._numbers = itertools.count(1)
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
@@ -279,6 +282,30 @@ class Supervisor:
             return
         with contextlib.suppress(NetworkError):
             await cell.destroy()
+
+    async def open_router(self) -> RouterDoor:
+        """The way to change the router's network, which is the same each time, and is made at the first. It is the
+        caller's to close; the network lives as long as the launcher, or a descriptor of it.
+
+        Cancellation: nothing stays open.
+
+        Raises:
+            SetupError: The kernel refused a step; or the descriptors did not all arrive: this process may have no more
+                open.
+            UnsupportedHostError: The kernel has no nfnetlink.
+            NetworkError: The launcher died.
+        """
+        async with self._opening_router:
+            record, fds = await self.channel.request(wire.Down.NETWORK, 0)
+            if record.type is wire.Up.FAILED:
+                raise router_error(record)
+            door = make_router_door(fds)
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            door.close()
+            raise
+        return door
 
     async def _shared_kind(self, config: SandboxConfig) -> tuple[int, TemplatePlan]:
         key = _kind_of(config)

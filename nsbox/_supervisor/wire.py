@@ -36,6 +36,7 @@ class Down(IntEnum):
     THAW = 9
     RESTART = 10
     CONNECT = 11
+    NETWORK = 12
     WARM = 20
     COOL = 21
     TURN = 30
