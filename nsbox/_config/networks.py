@@ -42,6 +42,9 @@ PRIVATE_NETWORKS: tuple[str, ...] = (
 """The private, link-local, loopback, metadata, multicast and reserved ranges. The host's own public addresses are known
 at run time only, and are added by whoever writes the rules."""
 
+NAME_SERVER = "169.254.1.1"
+"""What every sandbox asks for names, and its way out: link-local, so that it is no address of anybody else's."""
+
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 

@@ -4,6 +4,7 @@ operations   the vocabulary of building a root
 identity     uids and gids, inside and outside
 hostfiles    what there is on the host, looked up (reads only)
 root         which operations make the root of a sandbox
+resolver     /etc/resolv.conf of a root that is a directory
 writable     what a writable root adds, and what root inside has
 tree         a list of operations while it is written
 users        names of users to ids

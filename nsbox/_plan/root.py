@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
-from nsbox._plan import hostfiles, users, writable
+from nsbox._plan import hostfiles, resolver, users, writable
 from nsbox._plan.identity import PROGRAM_ID
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
 from nsbox._plan.tree import Tree as _Tree
@@ -56,7 +56,7 @@ _ETC_FILES = {
     "hostname": f"{HOSTNAME}\n",
     "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost {HOSTNAME}\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-    "resolv.conf": "",
+    "resolv.conf": resolver.TEXT,
 }
 
 _MASKED = (
@@ -136,17 +136,27 @@ def _add_directory(tree: _Tree, root: hostfiles.HostEntry, config: SandboxConfig
     with os.scandir(root.path) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
-        if name not in _OWN_TOP and (name != "var" or config.writable_root):
+        if name in _OWN_TOP or (name == "var" and not config.writable_root):
+            continue
+        if name == "etc" and not config.writable_root and resolver.needs_pieces(root.path):
+            _add_pieces(tree, root.path, "etc", resolver.NAMES)
+        else:
             _add_top(tree, root.path, name)
     if config.writable_root:
         return
+    resolver.add(tree, root.path, SOURCE_DIRECTORY)
     var = hostfiles.look(os.path.join(root.path, "var"))
     if var is None or not var.is_directory or not hostfiles.is_below(var.path, root.path):
         return  # it may be a link, and lead out
-    with os.scandir(var.path) as entries:
+    _add_pieces(tree, root.path, "var", ("tmp", "run", "lock"))
+
+
+def _add_pieces(tree: _Tree, root: str, directory: str, own: Collection[str]) -> None:
+    """What is in a directory of the root, one by one, but for the names that a sandbox has something of its own at."""
+    with os.scandir(os.path.join(root, directory)) as entries:
         for name in sorted(entry.name for entry in entries):
-            if name not in ("tmp", "run", "lock"):
-                _add_top(tree, root.path, f"var/{name}")
+            if name not in own:
+                _add_top(tree, root, f"{directory}/{name}")
 
 
 def _add_top(tree: _Tree, root: str, name: str) -> None:
@@ -236,6 +246,8 @@ def _add_quota(tree: _Tree, cell: _Tree, config: SandboxConfig, places: list[tup
         overlays = writable.add_overlays(tree, cell, "/" if config.rootfs == "host" else str(config.rootfs))
         for path in (SOURCE_DIRECTORY, HOME):
             cell.directory(path)
+        if config.rootfs != "host":
+            resolver.add_writable(cell, str(config.rootfs))
     for path, name, mode in places:
         flags = _F.WRITABLE | (_F.NO_EXEC if path == "/dev/shm" else _F.NONE)
         if _is_made_writable(config, tree, path):
