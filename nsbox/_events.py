@@ -226,6 +226,17 @@ class DiskFull(Event):
     limit: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainRefused(Event):
+    """A program has asked for a name that it may not have resolved; each name once in 10 s, at most 100 names.
+
+    Attributes:
+        domain: The name, in lower case, without a final dot.
+    """
+
+    domain: str
+
+
 # ------------------------------------------------------------------ errors and recovery
 
 

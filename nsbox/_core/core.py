@@ -22,12 +22,12 @@ from nsbox._core.files import Files
 from nsbox._core.guard import MemoryGuard
 from nsbox._core.heartbeat import Heartbeat
 from nsbox._core.metering import Meter
+from nsbox._core.network import SandboxNetwork
 from nsbox._core.part import Part
 from nsbox._core.ports import Ports
 from nsbox._core.recovery import Recovery
 from nsbox._core.standbys import Standbys
 from nsbox._core.store import Recorder
-from nsbox._core.support import refuse_unavailable
 from nsbox._core.turns import Turns
 from nsbox._errors import InvalidStateError, NetworkError, UnsupportedHostError
 from nsbox._events import Created, ResourceExceeded, Resumed, Started, StateChanged, Suspended, Terminated
@@ -83,7 +83,6 @@ class SandboxCore:
     """
 
     def __init__(self, config: SandboxConfig) -> None:
-        refuse_unavailable(config)
         check_preload(config)
         self.runtime = find_runtime(config.runtime, field="runtime")
         self.id = f"sbx-{secrets.token_hex(6)}"
@@ -108,9 +107,10 @@ class SandboxCore:
         self.last_error: BaseException | None = None
         """What last went wrong with the sandbox itself; None where nothing has, or all is well again."""
         self.ports = Ports(self.id, self.emitter, self.machine)
+        self.network = SandboxNetwork(self)
         guards = (MemoryGuard(self),) if config.resources.memory.oom_kill_disable else ()
         self._parts: tuple[Part, ...] = (
-            self.heartbeat, self.contexts, self.standbys, self.files, self.ports, self.meter, *guards,
+            self.heartbeat, self.contexts, self.standbys, self.files, self.ports, self.network, self.meter, *guards,
         )  # fmt: skip
         self._supervisor: Supervisor | None = None
         self._cell: Cell | None = None
@@ -150,6 +150,7 @@ class SandboxCore:
             "namespaces": "user, pid, mount, network, ipc, uts, cgroup",
             "ids": self._supervisor.ids.description,
             "filter": f"{self._cell.plan.policy.name}, {self._cell.plan.policy.instructions} instructions",
+            "network": self.network.description,
             "executions": separation_of_executions(),
             "interpreter": self._supervisor.interpreters.state(self._cell.kind),
             **isolation_report(self._supervisor.tree),
@@ -263,7 +264,7 @@ class SandboxCore:
 
     async def _freeze(self, cell: Cell) -> None:
         before = self.status
-        await cell.freeze()
+        await self.network.freeze(cell)
         self._before_suspension = before
         self.machine.to(_S.SUSPENDED)
         for part in self._parts:
@@ -282,7 +283,7 @@ class SandboxCore:
     async def resume(self) -> None:
         async with self.changing:
             self.machine.require(_S.SUSPENDED, action="resume")
-            await self.living()[1].thaw()
+            await self.network.thaw(self.living()[1])
             before = self._before_suspension
             if before is _S.BUSY and not self.executions.running:
                 before = _S.IDLE
@@ -299,11 +300,22 @@ class SandboxCore:
             self._close_parts()
             try:
                 await cell.restart()
+                await self._renew_network()
             finally:
-                if cell.lost is None:  # also where it failed: it is as it was
+                if cell.lost is None and self.status is not _S.ERROR:  # also where it failed: it is as it was
                     self._open_parts()
             if self.status is _S.SUSPENDED:
                 self.machine.to(_S.RUNNING)
+
+    async def _renew_network(self) -> None:
+        """For new processes, which without what they are to reach are of no use: the sandbox is in ERROR then."""
+        try:
+            await self.network.renew(*self.living())
+        except BaseException as exc:
+            self.last_error = exc
+            if self.status is not _S.ERROR:
+                self.machine.to(_S.ERROR)
+            raise
 
     async def reset(self) -> None:
         await self.recovery.stop()
@@ -356,12 +368,14 @@ class SandboxCore:
         self._cell = cell
         if cell.lost is not None:
             raise cell.lost
-        if self.config.preload:
-            try:
+        try:
+            if self.config.preload:
                 await self._supervisor.interpreters.start(cell.kind, self._interpreter)
-            except BaseException:
-                await self._unmake_cell()
-                raise
+            if self.network.wanted:
+                await self.network.attach(self._supervisor, cell)
+        except BaseException:
+            await self._unmake_cell()
+            raise
         self._supervisor.registry.add(self.id, self._facts)
         self.emitter.emit(Created)
         self._open_parts()
@@ -373,6 +387,7 @@ class SandboxCore:
             cell.on_lost = None
             self._close_parts()
             supervisor.registry.remove(self.id)
+            await self.network.detach()
             await supervisor.destroy(cell)
             self._close_root()
 
@@ -414,6 +429,7 @@ class SandboxCore:
         supervisor, cell = self._supervisor, self._cell
         if supervisor is not None and cell is not None and cell.lost is not None and not supervisor.channel.broken:
             await cell.revive()
+            await self.network.renew(supervisor, cell)
             self._open_parts()
         else:
             await self._unmake_cell()

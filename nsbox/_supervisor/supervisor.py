@@ -23,6 +23,7 @@ from nsbox._supervisor.channel import Answer, Channel
 from nsbox._supervisor.control import Control, ControlWatcher
 from nsbox._supervisor.doors import make_router_door, router_error
 from nsbox._supervisor.image import disk_image
+from nsbox._supervisor.networking import Networking
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 from nsbox._supervisor.warmth import Interpreters
 
@@ -59,6 +60,11 @@ async def current_supervisor() -> Supervisor:
             supervisor = await _start()
             _current.set(supervisor)
         return supervisor
+
+
+def is_current(supervisor: Supervisor) -> bool:
+    """Whether it is that of the run that this is called in."""
+    return _current.get() is supervisor
 
 
 async def _start() -> Supervisor:
@@ -99,6 +105,7 @@ class Supervisor:
         self._controls = ControlWatcher()
         self.channel = Channel(launcher.socket, self._lose, self._cool)
         self.interpreters = Interpreters(self.channel)
+        self.networking = Networking(self.open_router, as_root=bool(launcher.ids.ranges))
         self.stopping = False
         """Whether it ends because it is to, by `stop` or with the trio run, and not because the launcher died."""
         self.tree = launcher.tree
@@ -159,6 +166,7 @@ class Supervisor:
                 cell.lose(NetworkError(ended))
             cell.close_descriptors()  # who has not terminated his sandbox by now has no event loop to do it in
         self._controls.close()
+        await self.networking.close()
         with trio.move_on_after(_END_SECONDS):
             await trio.lowlevel.wait_readable(self._launcher.pidfd)
         self._launcher.let_go()
@@ -361,8 +369,10 @@ def _template_failure(plan: TemplatePlan, record: wire.Record) -> SandboxError:
 
 def _kind_of(config: SandboxConfig) -> Hashable:
     """What of a configuration makes a template; the rest differs from sandbox to sandbox of one kind."""
+    resources = config.resources
     return (
-        config.rootfs, config.mounts, config.working_directory, config.resources, config.security,
+        config.rootfs, config.mounts, config.working_directory, config.security,
+        resources.cpu, resources.memory, resources.disk, resources.processes,
         config.enforcement.enforce_memory_limits, config.writable_root, config.warm, config.preload,
         config.environment.get("PYTHONPATH") if config.preload else None,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import nsbox
-from nsbox import DiskAllocation, Mount, NetworkAllocation, ResourceAllocation, SandboxStatus, Verdict
+from nsbox import DiskAllocation, Mount, ResourceAllocation, SandboxStatus, Verdict
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 
@@ -136,20 +136,6 @@ def test_what_is_refused_is_refused_before_anything_starts(fields: dict[str, Any
         nsbox.Sandbox(**fields)
     with pytest.raises(nsbox.ConfigError, match=match):
         nsbox.execute("print(1)", **fields)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"network": True},
-        {"resources": ResourceAllocation(network=NetworkAllocation(access="egress"))},
-    ],
-    ids=str,
-)
-def test_what_this_version_does_not_have_is_not_left_out_silently(fields: dict[str, Any]) -> None:
-    """It is refused by name, until it is there."""
-    with pytest.raises(nsbox.ConfigError, match="not available in this version"):
-        nsbox.Sandbox(**fields)
 
 
 def test_a_requirement_that_the_host_does_not_meet_is_refused() -> None:
