@@ -4,9 +4,11 @@ _sandbox, _blocking   AsyncSandbox, Sandbox, execute
 _code_context         CodeContext, BlockingCodeContext
 _contexts             what the programs of contexts are told, and say
 _pool, _blocking_pool sandboxes that are ready before they are asked for: AsyncPool, Pool
+_private_network      sandboxes that reach each other by name: AsyncNetwork, Network
 _handles, _blocking_handles   what those hand out: streams, processes
 _route                from an event loop to the supervisor's
 _core                 the state machine, and the one path of every execution
+_network              the router of sandboxes with a network: addresses, rules, the way out, names
 _ports                connections from outside to servers in sandboxes
 _supervisor           the launcher's process and socket, pumps, the supervisor's thread
 _files                the file API's work on a sandbox's root
@@ -60,6 +62,7 @@ from nsbox._events import (
     Created,
     Disconnected,
     DiskFull,
+    DomainRefused,
     EnvironmentBatchUpdated,
     EnvironmentDeleted,
     EnvironmentUpdated,
@@ -95,6 +98,7 @@ from nsbox._handles import EventStream, ExecutionStream, FileWatch, Process
 from nsbox._languages import detect_language
 from nsbox._outputs import CodeError, RichOutput
 from nsbox._pool import AsyncPool, PoolMap
+from nsbox._private_network import AsyncNetwork, Network
 from nsbox._records import ExposedPort, FileChange, FileInfo, ResourceMetrics, ResourceUsage, Usage
 from nsbox._results import Execution, ExecutionMetrics, ExecutionResult, SandboxMetadata, Verdict
 from nsbox._runtimes import RUNTIMES, load_runtime
@@ -104,6 +108,7 @@ from nsbox._states import ALLOWED_TRANSITIONS, ExecutionStatus, SandboxStatus
 __all__ = [
     "ALLOWED_TRANSITIONS",
     "RUNTIMES",
+    "AsyncNetwork",
     "AsyncPool",
     "AsyncSandbox",
     "BlockingCodeContext",
@@ -121,6 +126,7 @@ __all__ = [
     "Disconnected",
     "DiskAllocation",
     "DiskFull",
+    "DomainRefused",
     "EnforcementPolicy",
     "EnvironmentBatchUpdated",
     "EnvironmentDeleted",
@@ -156,6 +162,7 @@ __all__ = [
     "MetricsUpdated",
     "MonitoringThresholds",
     "Mount",
+    "Network",
     "NetworkAllocation",
     "NetworkError",
     "Pool",

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from nsbox._blocking_handles import BlockingEventStream, BlockingExecutionStream, BlockingFileWatch, BlockingProcess
 from nsbox._code_context import BlockingCodeContext
-from nsbox._config import ExecutionOptions, SandboxConfig, make_config, make_options, split_fields
+from nsbox._config import ExecutionOptions, NetworkAllocation, SandboxConfig, make_config, make_options, split_fields
 from nsbox._core import SandboxCore
 from nsbox._core.handlers import ThreadHandlers
 from nsbox._core.interactive import spawn
@@ -159,6 +159,10 @@ class Sandbox(SandboxProperties):
     def get_resource_usage(self) -> ResourceUsage:
         """See `AsyncSandbox.get_resource_usage`."""
         return self._portal.call(self._core.meter.usage)
+
+    def update_network(self, allocation: NetworkAllocation) -> None:
+        """See `AsyncSandbox.update_network`."""
+        self._portal.call(self._core.network.update, allocation)
 
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """See `AsyncSandbox.on`.

@@ -92,7 +92,7 @@ class ResourceUsage:
         cpu: Percent of one CPU's time, since the last look; the limit is `cores * limit_percent`.
         memory: MiB.
         disk: MiB, of all that the sandbox can write.
-        network: Mbit/s, since the last look.
+        network: Mbit/s, since the last look, of the direction with more; the limit is one of each direction.
     """
 
     cpu: Usage
@@ -116,6 +116,8 @@ class ResourceMetrics:
         open_files: Descriptors of those; None the same.
         read_bytes: From storage so far; None where the host does not tell.
         written_bytes: To storage so far; None the same.
+        sent_bytes: To the network so far, with all headers; None where the sandbox is in none but its loopback.
+        received_bytes: From it so far; None the same.
     """
 
     usage: ResourceUsage
@@ -128,3 +130,5 @@ class ResourceMetrics:
     open_files: int | None = None
     read_bytes: int | None = None
     written_bytes: int | None = None
+    sent_bytes: int | None = None
+    received_bytes: int | None = None

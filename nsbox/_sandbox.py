@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from nsbox._code_context import CodeContext
-from nsbox._config import ExecutionOptions, ResourceAllocation, SandboxConfig, make_config, make_options
+from nsbox._config import (
+    ExecutionOptions,
+    NetworkAllocation,
+    ResourceAllocation,
+    SandboxConfig,
+    make_config,
+    make_options,
+)
 from nsbox._config.validation import texts
 from nsbox._core import SandboxCore
 from nsbox._core.handlers import AsyncioHandlers, Handlers, TrioHandlers
@@ -64,7 +71,7 @@ class SandboxProperties:
 
     @property
     def resources(self) -> ResourceAllocation:
-        """What of `config` the kernel enforces."""
+        """What the kernel enforces: that of `config`, with the network as it was last updated."""
         return self._core.config.resources
 
     @property
@@ -414,6 +421,26 @@ class AsyncSandbox(SandboxProperties):
             SetupError: This process may have no more files open.
         """
         return await self._route.call(self._core.meter.usage)
+
+    async def update_network(self, allocation: NetworkAllocation) -> None:
+        """Have another allocation hold from now on: of access, bandwidth, connections, ports, domains and networks.
+
+        All of it changes at once, or none of it. Connections that exist go on as long as what holds now allows where
+        they lead to; a lower `connections_limit` refuses new ones only. It holds over `restart` and `reset`, and is in
+        `resources`; `config` stays what the sandbox was made from.
+
+        Args:
+            allocation: The whole of it; `dataclasses.replace(sandbox.resources.network, ...)` makes a variant.
+
+        Raises:
+            ConfigError: It is no NetworkAllocation.
+            InvalidStateError: The sandbox is neither active nor suspended.
+            UnsupportedHostError: The host lacks what access needs; the remedy is in it. What held before holds.
+            SetupError: The kernel refused; what held before holds.
+
+        Not cancelled: it takes some milliseconds.
+        """
+        await self._route.call(self._core.network.update, allocation)
 
     def on(self, event: str | type[Event], handler: Callable[..., object]) -> Callable[[], None]:
         """Have a handler called with every event of a kind, from now on, in the order in which things happen.

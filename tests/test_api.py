@@ -13,6 +13,7 @@ DOCUMENTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT 
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PAIRS = (
     (nsbox.AsyncSandbox, nsbox.Sandbox),
+    (nsbox.AsyncNetwork, nsbox.Network),
     (nsbox.ExecutionStream, nsbox.BlockingExecutionStream),
     (nsbox.EventStream, nsbox.BlockingEventStream),
     (nsbox.Process, nsbox.BlockingProcess),

@@ -25,7 +25,7 @@ LAYERS = (
     ("_handles", "_route"),
     ("_code_context",),
     ("_sandbox",),
-    ("_pool",),
+    ("_pool", "_private_network"),
     ("_blocking_handles",),
     ("_blocking",),
     ("_blocking_pool",),

@@ -18,7 +18,7 @@ from nsbox._core.part import Part
 from nsbox._errors import SetupError
 from nsbox._events import DiskFull, MetricsUpdated, ResourceExceeded, ResourceWarning, RuntimeErrorEvent
 from nsbox._metrics.programs import NO_PROGRAMS
-from nsbox._metrics.reading import CpuRate, Reader, Sample, cpu_limit, metrics_of, usage_of
+from nsbox._metrics.reading import Rates, Reader, Sample, cpu_limit, metrics_of, usage_of
 from nsbox._metrics.thresholds import find_crossings
 from nsbox._metrics.ticker import Turn, current_ticker
 from nsbox._plan import disk_slack_bytes
@@ -33,8 +33,9 @@ log = logging.getLogger("nsbox")
 
 _MIB = 1 << 20
 _SATURATED = 95.0
-"""Percent of the CPU allocation: a sandbox that was throttled for a moment, and used less, did not lack any."""
-_LIMITS: Mapping[str, float] = {"cpu": _SATURATED, "memory": 100.0, "disk": 100.0}
+"""Percent of the allocation of CPU or bandwidth: a sandbox that was throttled for a moment, and used less, did not lack
+any."""
+_LIMITS: Mapping[str, float] = {"cpu": _SATURATED, "memory": 100.0, "disk": 100.0, "network": _SATURATED}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +63,6 @@ class Meter(Part):
     def __init__(self, core: SandboxCore) -> None:
         config = core.config
         self._core = core
-        self._resources = config.resources
         self._thresholds = {
             "cpu": config.thresholds.cpu_percent,
             "memory": config.thresholds.memory_percent,
@@ -71,12 +71,14 @@ class Meter(Part):
         self._disk_slack = disk_slack_bytes(config)
         self._reader: Reader | None = None
         self._turn: Turn | None = None
-        self._ticked: CpuRate | None = None
-        self._asked: CpuRate | None = None
+        self._ticked: Rates | None = None
+        self._asked: Rates | None = None
         self._warned: frozenset[str] = frozenset()
         self._exceeded: frozenset[str] = frozenset()
         self._told_at: dict[str, float] = {}
         self._throttled = 0
+        self._refused = 0
+        self._refusing = False
         self._timed: dict[str, Timed] = {}
         self._stood_still = 0.0
         self._suspended_at: float | None = None
@@ -99,9 +101,10 @@ class Meter(Part):
     def opened(self, supervisor: Supervisor, cell: Cell) -> None:
         self.closed()
         now = trio.current_time()
-        self._reader = Reader(supervisor.tree, cell)
-        self._ticked, self._asked = CpuRate(now), CpuRate(now)
-        self._throttled = 0
+        self._reader = Reader(supervisor.tree, cell, self._core.network.count)
+        self._ticked, self._asked = Rates(now), Rates(now)
+        self._throttled = self._refused = 0
+        self._refusing = False
         self._suspended_at = None
         self._turn = current_ticker().add(self._core.config.metrics_interval, self._tick)
 
@@ -206,7 +209,7 @@ class Meter(Part):
         except OSError as exc:
             raise SetupError("metrics", exc.errno or errno.EIO, exc.strerror or "", exc.filename) from exc
         self._note(sample)
-        return usage_of(sample, self._asked.percent(sample), self._resources)
+        return usage_of(sample, self._asked.look(sample), self._core.config.resources)
 
     def _look(self) -> Sample | None:
         """A look on our own behalf, whose failure is told as an event, once."""
@@ -237,7 +240,7 @@ class Meter(Part):
         sample = self._look()
         if sample is None or self._ticked is None:
             return
-        usage = usage_of(sample, self._ticked.percent(sample), self._resources)
+        usage = usage_of(sample, self._ticked.look(sample), self._core.config.resources)
         if wants_metrics:
             self._tell_metrics(sample, usage)
         percents = {
@@ -265,18 +268,28 @@ class Meter(Part):
             )
 
     def _tell_excess(self, sample: Sample, usage: ResourceUsage, percents: Mapping[str, float]) -> None:
-        reached = dict(self._reached(sample, percents))
+        reached = dict(self._reached(sample, percents, usage.network.utilization))
         self._exceeded, crossings = find_crossings(self._exceeded, reached, _LIMITS)
         values = {
-            "cpu": (usage.cpu.usage / 100, cpu_limit(self._resources) / 100),
+            "cpu": (usage.cpu.usage / 100, cpu_limit(self._core.config.resources) / 100),
             "memory": (usage.memory.usage, usage.memory.limit),
             "disk": (usage.disk.usage, usage.disk.limit),
+            "network": (usage.network.usage, usage.network.limit),
         }
         for crossing in crossings:
             if crossing.upwards:
                 self._exceed(crossing.resource, *values[crossing.resource])
+        self._tell_refusals(sample)
 
-    def _reached(self, sample: Sample, percents: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    def _tell_refusals(self, sample: Sample) -> None:
+        """Of connections, once for a time in which each look finds more of them."""
+        refusing = sample.refused_connections > self._refused
+        limit = self._core.config.resources.network.connections_limit
+        if refusing and not self._refusing and limit is not None:
+            self._exceed("network", float(limit + 1), float(limit))
+        self._refused, self._refusing = sample.refused_connections, refusing
+
+    def _reached(self, sample: Sample, percents: Mapping[str, float], network: float) -> Iterator[tuple[str, float]]:
         """How near each limit is whose excess is told of here. One of memory that is enforced ends an execution, and is
         told of at that end; one that is not enforced is only told of here.
         """
@@ -291,6 +304,7 @@ class Meter(Part):
         # Short of full it is below 100, whatever the rounding; and what is full counts as that.
         full = sample.is_disk_full(self._disk_slack)
         yield "disk", 100.0 if full else min(percents["disk"], 99.0)
+        yield "network", 100 * network  # 0 where there is no limit
 
     def _count_throttled(self) -> int:
         try:

@@ -1,9 +1,10 @@
-"""One look at everything that a sandbox uses, and the CPU time between two looks."""
+"""One look at everything that a sandbox uses, and the rates between two looks."""
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from nsbox._cgroups import CgroupTree
 from nsbox._config import ResourceAllocation
@@ -12,10 +13,13 @@ from nsbox._metrics.programs import NO_PROGRAMS, Programs, ask, list_programs
 from nsbox._records import ResourceMetrics, ResourceUsage, Usage
 from nsbox._supervisor.cell import Cell
 
+if TYPE_CHECKING:
+    from nsbox._network.router import Traffic
+
 _MIB = 1 << 20
 _SHORTEST = 0.05
 """Seconds that a rate is taken over at least: the kernel accounts a running process at its ticks, up to 10 ms apart."""
-_UNLIMITED = Usage(usage=0.0, limit=float("inf"))
+_MEGABITS_PER_BYTE = 8e-6
 
 
 class Sample(NamedTuple):
@@ -30,6 +34,9 @@ class Sample(NamedTuple):
         disk_total_bytes: As much as fits.
         disk_inodes: Files and directories.
         disk_total_inodes: As many as fit.
+        sent_bytes: By the sandbox, to its port of the router; None: it has none.
+        received_bytes: The other way.
+        refused_connections: Those above `connections_limit`.
     """
 
     at: float
@@ -40,6 +47,9 @@ class Sample(NamedTuple):
     disk_total_bytes: int
     disk_inodes: int
     disk_total_inodes: int
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
+    refused_connections: int = 0
 
     @property
     def disk_percent(self) -> float:
@@ -53,8 +63,27 @@ class Sample(NamedTuple):
         return self.disk_total_bytes - self.disk_bytes <= slack_bytes or self.disk_inodes >= self.disk_total_inodes
 
 
-class CpuRate:
-    """CPU time between looks, as a percentage of one CPU.
+class Rate(NamedTuple):
+    """What is used in a time.
+
+    Attributes:
+        cpu_percent: Of one CPU.
+        network_mbps: Megabits a second, of the direction that has more, for the limit is one of each direction.
+    """
+
+    cpu_percent: float
+    network_mbps: float
+
+
+class _Mark(NamedTuple):
+    at: float
+    cpu_seconds: float
+    sent_bytes: int
+    received_bytes: int
+
+
+class Rates:
+    """What is used between looks.
 
     Args:
         at: When nothing had been used yet; trio's clock.
@@ -63,18 +92,26 @@ class CpuRate:
     __slots__ = ("_before", "_last")
 
     def __init__(self, at: float) -> None:
-        self._before = self._last = (at, 0.0)
+        self._before = self._last = _Mark(at, 0.0, 0, 0)
 
-    def percent(self, sample: Sample) -> float:
+    def look(self, sample: Sample) -> Rate:
         """Since the last look; since the one before that where it was less than 50 ms ago, or over 50 ms."""
-        if sample.at - self._last[0] >= _SHORTEST:
-            self._before, self._last = self._last, (sample.at, sample.cpu_seconds)
-        at, cpu_seconds = self._before
-        return 100 * max(0.0, sample.cpu_seconds - cpu_seconds) / max(sample.at - at, _SHORTEST)
+        if sample.at - self._last.at >= _SHORTEST:
+            self._before, self._last = self._last, _mark(sample)
+        before, now = self._before, _mark(sample)
+        seconds = max(sample.at - before.at, _SHORTEST)
+        passed = max(now.sent_bytes - before.sent_bytes, now.received_bytes - before.received_bytes, 0)
+        return Rate(
+            100 * max(0.0, sample.cpu_seconds - before.cpu_seconds) / seconds, passed * _MEGABITS_PER_BYTE / seconds
+        )
 
     def restart(self, sample: Sample) -> None:
         """Count from here on."""
-        self._before = self._last = (sample.at, sample.cpu_seconds)
+        self._before = self._last = _mark(sample)
+
+
+def _mark(sample: Sample) -> _Mark:
+    return _Mark(sample.at, sample.cpu_seconds, sample.sent_bytes or 0, sample.received_bytes or 0)
 
 
 class Reader:
@@ -83,11 +120,13 @@ class Reader:
     Args:
         tree: The supervisor's cgroups.
         cell: The sandbox.
+        count: What has passed through its port of the router; None: it has none.
     """
 
-    def __init__(self, tree: CgroupTree, cell: Cell) -> None:
+    def __init__(self, tree: CgroupTree, cell: Cell, count: Callable[[], Traffic | None]) -> None:
         self._tree = tree
         self._cell = cell
+        self._count = count
         self._counters: Counters | None = None
         self.looks = 0
 
@@ -98,7 +137,7 @@ class Reader:
             self._counters = None
 
     def look(self, now: float) -> Sample:
-        """Read the counters: some 10 us.
+        """Read the counters: some 10 us, and as much for what is asked of the router where there is a port.
 
         Args:
             now: trio's clock.
@@ -114,6 +153,7 @@ class Reader:
             sampled = sum(sampler.memory_now for sampler in cell.samplers)
             memory = sampled, sampled
         disk = os.fstatvfs(cell.quota)
+        traffic = self._count()
         return Sample(
             now,
             cell.cpu_seconds if usec is None else usec / 1e6,
@@ -122,6 +162,7 @@ class Reader:
             disk.f_blocks * disk.f_frsize,
             disk.f_files - disk.f_ffree,
             disk.f_files,
+            *((traffic.sent_bytes, traffic.received_bytes, traffic.refused_connections) if traffic is not None else ()),
         )
 
     def throttled(self) -> int:
@@ -165,13 +206,14 @@ def cpu_limit(resources: ResourceAllocation) -> float:
     return resources.cpu.cores * resources.cpu.limit_percent
 
 
-def usage_of(sample: Sample, cpu_percent: float, resources: ResourceAllocation) -> ResourceUsage:
+def usage_of(sample: Sample, rate: Rate, resources: ResourceAllocation) -> ResourceUsage:
     """A look against the limits."""
+    bandwidth = None if sample.sent_bytes is None else resources.network.bandwidth_mbps
     return ResourceUsage(
-        cpu=Usage(usage=cpu_percent, limit=cpu_limit(resources)),
+        cpu=Usage(usage=rate.cpu_percent, limit=cpu_limit(resources)),
         memory=Usage(usage=sample.memory_bytes / _MIB, limit=float(resources.memory.limit_mb)),
         disk=Usage(usage=sample.disk_bytes / _MIB, limit=float(resources.disk.quota_mb)),
-        network=_UNLIMITED,  # with access "none" there is nothing but a loopback, which is no network
+        network=Usage(usage=rate.network_mbps, limit=float("inf") if bandwidth is None else bandwidth),
     )
 
 
@@ -188,4 +230,6 @@ def metrics_of(sample: Sample, usage: ResourceUsage, programs: Programs) -> Reso
         open_files=programs.open_files,
         read_bytes=programs.read_bytes,
         written_bytes=programs.written_bytes,
+        sent_bytes=sample.sent_bytes,
+        received_bytes=sample.received_bytes,
     )

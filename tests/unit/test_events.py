@@ -18,7 +18,7 @@ Created Started Suspended Resumed Terminated StateChanged:old_state,new_state Co
 ExecutionStarted:execution ExecutionOutput:execution_id,stream,content ExecutionCompleted:execution,result
 ExecutionFailed:execution,error ExecutionTimeout:execution_id,timeout
 MetricsUpdated:metrics ResourceWarning:resource,usage,limit ResourceExceeded:resource,usage,limit DiskFull:usage,limit
-RuntimeErrorEvent:error SecurityViolation:violation,severity HeartbeatFailed:error
+DomainRefused:domain RuntimeErrorEvent:error SecurityViolation:violation,severity HeartbeatFailed:error
 ReconnectFailed:original_error,reconnect_error
 RecoverySucceeded:strategy,attempt RecoveryAttemptFailed:strategy,attempt,error RecoveryFailed:strategy
 FileUploaded:file_info FileDownloaded:path,size FileDeleted:path EnvironmentUpdated:key,value

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nsbox._metrics.counters import find_number, sum_io
-from nsbox._metrics.reading import CpuRate, Sample
+from nsbox._metrics.reading import Rates, Sample
 from nsbox._metrics.thresholds import MARGIN, find_crossings, is_above
 
 LIMITS = {"cpu": 80.0, "memory": 80.0}
@@ -65,14 +65,26 @@ def sample(at: float, cpu_seconds: float) -> Sample:
 
 def test_a_rate_is_taken_since_the_last_look_and_over_no_less_than_fifty_milliseconds() -> None:
     """Two looks at once give the same; none gives what a moment of set-up would make of it."""
-    rate = CpuRate(10.0)
-    assert rate.percent(sample(10.001, 0.001)) == pytest.approx(2.0)
-    assert rate.percent(sample(11.0, 0.5)) == pytest.approx(50.0)
-    assert rate.percent(sample(11.01, 0.51)) == pytest.approx(100 * 0.51 / 1.01)
-    assert rate.percent(sample(12.0, 0.5)) == 0.0
+    rate = Rates(10.0)
+    assert rate.look(sample(10.001, 0.001)).cpu_percent == pytest.approx(2.0)
+    assert rate.look(sample(11.0, 0.5)).cpu_percent == pytest.approx(50.0)
+    assert rate.look(sample(11.01, 0.51)).cpu_percent == pytest.approx(100 * 0.51 / 1.01)
+    assert rate.look(sample(12.0, 0.5)).cpu_percent == 0.0
     rate.restart(sample(20.0, 7.0))
-    assert rate.percent(sample(21.0, 7.0)) == 0.0
-    assert rate.percent(sample(22.0, 6.0)) == 0.0  # a counter that goes back is no negative use
+    assert rate.look(sample(21.0, 7.0)).cpu_percent == 0.0
+    assert rate.look(sample(22.0, 6.0)).cpu_percent == 0.0  # a counter that goes back is no negative use
+
+
+def test_a_rate_of_the_network_is_that_of_the_direction_with_more() -> None:
+    """In megabits, and 0 where there is no network."""
+    rate = Rates(10.0)
+    assert rate.look(sample(11.0, 0.0)).network_mbps == 0.0
+    sent = sample(12.0, 0.0)._replace(sent_bytes=2_000_000, received_bytes=1_000_000)
+    assert rate.look(sent).network_mbps == pytest.approx(16.0)
+    received = sample(14.0, 0.0)._replace(sent_bytes=2_000_000, received_bytes=5_000_000)
+    assert rate.look(received).network_mbps == pytest.approx(16.0)
+    rate.restart(received)
+    assert rate.look(sample(15.0, 0.0)).network_mbps == 0.0  # new processes, whose counters begin anew
 
 
 def test_a_disk_is_as_full_as_the_nearer_of_its_two_ends() -> None:
