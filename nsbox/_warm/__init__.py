@@ -2,6 +2,7 @@
 
 ::
 
-    leaving   the end of a program, in front of it
-    zygote    what runs in the interpreter itself; its text goes there by -c
+    stage     what runs in the interpreter itself; its text goes there by -c
+    zygote    what it calls
+    leaving   the end of a program
 """

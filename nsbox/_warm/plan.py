@@ -12,7 +12,8 @@ from pathlib import Path
 from nsbox._config import SandboxConfig
 from nsbox._errors import ConfigError
 
-_PARTS = ("leaving.py", "zygote.py")
+_STAGE = ("stage.py",)
+_REST = ("leaving.py", "zygote.py")
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LANG", "LC_", "OMP_", "OPENBLAS_", "MKL_")
 """Variables that an interpreter, its loader or its libraries read once: who sets one gets an interpreter of his own."""
 
@@ -22,7 +23,7 @@ class InterpreterPlan:
     """How a warm interpreter is started.
 
     Attributes:
-        argv: The program, its text, and the modules to import.
+        argv: The program, its two texts, and the modules to import.
         environment: NAME=value.
     """
 
@@ -70,12 +71,13 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
         "PATH": f"{directory}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/nonexistent",
         "LANG": "C.UTF-8",
+        "LD_BIND_NOW": "1",  # ld.so(8): bound once, and not by each child in pages that it has to copy
         **{name: value for name, value in runtime_environment.items() if "{" not in value and name != "PYTHONPATH"},
         # one thread, or it could not fork
         **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
     path = config.environment.get("PYTHONPATH", "") if config.preload else ""
-    argv = (os.path.join(directory, "python3"), "-c", _text(), path, *config.preload)
+    argv = (os.path.join(directory, "python3"), "-c", _text(_STAGE), _text(_REST), path, *config.preload)
     return InterpreterPlan(
         argv=tuple(os.fsencode(word) for word in argv),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
@@ -83,8 +85,8 @@ def plan_interpreter(config: SandboxConfig, runtime_environment: Mapping[str, st
 
 
 @functools.cache
-def _text() -> str:
-    return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _PARTS)
+def _text(names: tuple[str, ...]) -> str:
+    return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
 
 
 def may_run_warm(text: bytes, variables: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs in a warm interpreter, as `python3 -c`: imports what it is told to, and then only forks.
+"""Runs in a warm interpreter, called by stage.py: imports what it is told to, and then only forks.
 
 Nothing of nsbox can be imported here, and what this leaves in the interpreter is there in every program: so it imports
 inside of functions, and cleans up after itself. The launcher's requests come in on descriptor 3, native/warm.h;
@@ -309,51 +309,3 @@ def forget_home() -> None:
     if site is not None:
         site.__dict__.update(USER_SITE=None, USER_BASE=None)
         site.getusersitepackages()
-
-
-if __name__ == "__main__":
-    import sys
-    from atexit import unregister
-    from sys import (
-        excepthook,
-        getprofile,
-        gettrace,
-        settrace,
-    )  # functions in C: no trace function of a program's is told that they are called
-
-    del sys.path[0]  # the directory it was started in, which is the root: nothing is imported from there
-    forget_text()
-    words, variables, leaving = serve()
-    path = become(words, variables)
-    failed: list[BaseException] = []
-    interrupted = False
-    try:
-        code = translate(path, words)
-        exec(code, sys.modules["__main__"].__dict__)  # by no other name: it is emptied at the end
-        leaving.status = 0
-    except SystemExit as end:
-        if gettrace() is None:
-            leaving.status = status_of(end)
-        raise
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
-        failed.append(error)
-    finally:
-        if gettrace() is not None or getprofile() is not None:
-            unregister(leaving.leave)
-    if failed:
-        tracer = gettrace()
-        if tracer is not None:
-            settrace(None)
-        interrupted = tell(failed, sys, excepthook, tracer)
-        leaving.status = 1
-    for name in ("__file__", "__cached__"):  # as _PyRun_SimpleFile(): they are gone when atexit's functions are called
-        getattr(sys.modules.get("__main__"), "__dict__", {}).pop(name, None)
-    if interrupted:
-        leaving.status = None  # the interpreter sends the signal, once it has ended all
-        tracer = gettrace()
-        if tracer is not None:
-            settrace(None)
-        tell_nothing_next(sys, tracer)
-        raise KeyboardInterrupt
-    if leaving.status:
-        raise SystemExit(1)
