@@ -235,7 +235,8 @@ class Cell:
         Cancellation: nothing stays open.
 
         Raises:
-            SetupError: The kernel refused; or the descriptors did not all arrive: this process may have no more open.
+            SetupError: The kernel refused, or PID 1 has died and the launcher does not know yet; or the descriptors did
+                not all arrive: this process may have no more open.
             NetworkError: The launcher or PID 1 died.
         """
         async with self.opening_door:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from leaks import open_files
 from watching import Bell, until
 
 import nsbox
 from nsbox import AsyncSandbox, SetupError
+from nsbox._supervisor.supervisor import current_supervisor
 
 SECONDS = 20.0
 MOST_FREE = 14
@@ -61,6 +63,26 @@ def test_a_spawn_without_descriptors_fails_alone(pty: tuple[int, int] | None) ->
                 assert other.is_active
             assert (await other.run(["echo", "on"])).stdout == "on\n"
         assert seen == {True, errno.EMFILE}
+
+    trio.run(main)
+
+
+@pytest.mark.lane_unified
+def test_a_network_whose_descriptors_do_not_arrive_is_an_error_that_leaves_none_open() -> None:
+    """Of the router and of a sandbox; with enough room the next time it is there."""
+
+    async def main() -> None:
+        supervisor = await current_supervisor()
+        async with AsyncSandbox(warm=False) as sandbox:
+            for open_one, count in ((supervisor.open_router, 6), (sandbox._core.living()[1].open_door, 2)):
+                for free in range(count):
+                    before = open_files()
+                    with only_free(free), pytest.raises(SetupError, match="Too many open files"):
+                        await open_one()
+                    assert open_files() == before
+                with only_free(count):
+                    (await open_one()).close()
+            assert (await sandbox.run(["echo", "on"])).stdout == "on\n"
 
     trio.run(main)
 
