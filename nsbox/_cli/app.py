@@ -97,6 +97,12 @@ def run_command(
     workdir: options.Workdir = None,
     user: options.User = None,
     writable_root: options.WritableRoot = False,
+    network: options.Network = False,
+    allow_domain: options.AllowDomain = None,
+    block_domain: options.BlockDomain = None,
+    allow_port: options.AllowPort = None,
+    bandwidth: options.Bandwidth = None,
+    connections: options.Connections = None,
     require: options.Require = None,
     language: options.Language = None,
     store: options.Store = None,
@@ -112,7 +118,9 @@ def run_command(
     request = Request(
         timeout=timeout, cpu_timeout=cpu_timeout, memory_mb=memory_mb, disk_mb=disk_mb, processes=processes, cpus=cpus,
         output_mb=output_mb, env=env or (), mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir,
-        user=user, writable_root=writable_root, require=require or (), language=language, store=store,
+        user=user, writable_root=writable_root, network=network, allow_domain=allow_domain, block_domain=block_domain,
+        allow_port=allow_port, bandwidth=bandwidth, connections=connections, require=require or (), language=language,
+        store=store,
     )  # fmt: skip
 
     def command() -> int:

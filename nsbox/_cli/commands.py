@@ -135,6 +135,12 @@ def shell_command(
     workdir: options.Workdir = None,
     user: options.User = None,
     writable_root: options.WritableRoot = False,
+    network: options.Network = False,
+    allow_domain: options.AllowDomain = None,
+    block_domain: options.BlockDomain = None,
+    allow_port: options.AllowPort = None,
+    bandwidth: options.Bandwidth = None,
+    connections: options.Connections = None,
     require: options.Require = None,
     store: options.Store = None,
 ) -> None:
@@ -142,7 +148,8 @@ def shell_command(
     request = Request(
         timeout=timeout, memory_mb=memory_mb, disk_mb=disk_mb, processes=processes, cpus=cpus, env=env or (),
         mounts=mounts or (), rootfs=rootfs, security=security, workdir=workdir, user=user, writable_root=writable_root,
-        require=require or (), store=store,
+        network=network, allow_domain=allow_domain, block_domain=block_domain, allow_port=allow_port,
+        bandwidth=bandwidth, connections=connections, require=require or (), store=store,
     )  # fmt: skip
 
     def command() -> int:

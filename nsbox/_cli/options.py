@@ -66,6 +66,25 @@ WritableRoot = Annotated[
     bool,
     typer.Option("--writable-root", help="Let root inside (--user root) change /usr, /etc, /var and /opt, for itself."),
 ]
+Network = Annotated[
+    bool, typer.Option("--network", help="Let it connect to the outside, but not to private ranges, nor to the host.")
+]
+AllowDomain = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="With --network: the only names that it may reach (*.NAME: all below); repeat."),
+]
+BlockDomain = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="With --network: a name that is not resolved; repeat.")
+]
+AllowPort = Annotated[
+    list[int] | None, typer.Option(metavar="N", help="With --network: the only ports that it may connect to; repeat.")
+]
+Bandwidth = Annotated[
+    float | None, typer.Option(metavar="Mbit/s", help="With --network: each direction (default: not limited).")
+]
+Connections = Annotated[
+    int | None, typer.Option(metavar="N", help="With --network: connections at a time (default: not limited).")
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Fail unless the host has this capability (nsbox doctor has them); repeat."),

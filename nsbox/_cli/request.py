@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from nsbox._config import EnforcementPolicy, ExecutionOptions, Mount, Runtime, SandboxConfig, make_config
+from nsbox._config import (
+    EnforcementPolicy,
+    ExecutionOptions,
+    Mount,
+    NetworkAllocation,
+    ResourceAllocation,
+    Runtime,
+    SandboxConfig,
+    make_config,
+)
 from nsbox._errors import ConfigError
 from nsbox._runtimes import language_of_file, load_runtime
 
@@ -54,6 +63,12 @@ class Request:
     workdir: str | None = None
     user: str | None = None
     writable_root: bool = False
+    network: bool = False
+    allow_domain: Sequence[str] | None = ()
+    block_domain: Sequence[str] | None = ()
+    allow_port: Sequence[int] | None = ()
+    bandwidth: float | None = None
+    connections: int | None = None
     require: Sequence[str] = ()
     language: str | None = None
     store: Path | None = None
@@ -91,6 +106,7 @@ def sandbox_config(request: Request) -> SandboxConfig:
     output_mb = request.output_mb
     base = SandboxConfig(
         enforcement=EnforcementPolicy() if output_mb is None else EnforcementPolicy(max_output_mb=output_mb),
+        resources=ResourceAllocation(network=_network(request)),
         environment=dict(_variable(text) for text in request.env),
         mounts=tuple(_mount(text) for text in request.mounts),
         rootfs=_rootfs(request.rootfs),
@@ -139,6 +155,24 @@ def decode_program(name: str, content: bytes) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{name}: must be UTF-8, which byte {exc.start} is not") from exc
+
+
+def _network(request: Request) -> NetworkAllocation:
+    """What it may reach; a limit of what it has not is a mistake, and no way to give it."""
+    fields = {
+        "allow-domain": ("allowed_domains", request.allow_domain or None),
+        "block-domain": ("blocked_domains", request.block_domain or None),
+        "allow-port": ("allowed_ports", request.allow_port or None),
+        "bandwidth": ("bandwidth_mbps", request.bandwidth),
+        "connections": ("connections_limit", request.connections),
+    }
+    given = {option: field for option, field in fields.items() if field[1] is not None}
+    if not request.network:
+        if given:
+            raise ConfigError(f"--{next(iter(given))}: only together with --network")
+        return NetworkAllocation()
+    values: dict[str, Any] = dict(given.values())
+    return NetworkAllocation(access="egress", **values)
 
 
 def _variable(text: str) -> tuple[str, str]:
