@@ -1,4 +1,6 @@
-"""Soak: mixed use for some time, then the same numbers as at the beginning. The exit status is 1 where they are not."""
+"""Soak: mixed use for some time, or so often, then the same numbers as at the beginning. The exit status is 1 where they
+are not.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,16 @@ class Soak:
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
 
-    async def run(self, seconds: float) -> None:
-        """Use sandboxes, `AT_ONCE` at a time, for so long."""
+    async def run(self, seconds: float, uses: int | None = None) -> None:
+        """Use sandboxes, `AT_ONCE` at a time, for so long, and so often at most."""
         end = time.monotonic() + seconds
         config = SandboxConfig(enforcement=nsbox.EnforcementPolicy(max_output_mb=2, max_concurrent_executions=16))
         async with AsyncSandbox(config, memory_mb=64) as shared, trio.open_nursery() as nursery:
             for _ in range(AT_ONCE):
-                nursery.start_soon(self._worker, shared, config, end)
+                nursery.start_soon(self._worker, shared, config, end, uses)
 
-    async def _worker(self, shared: AsyncSandbox, config: SandboxConfig, end: float) -> None:
-        while time.monotonic() < end:
+    async def _worker(self, shared: AsyncSandbox, config: SandboxConfig, end: float, uses: int | None) -> None:
+        while time.monotonic() < end and (uses is None or self.done.total() < uses):
             own = self._chance.random() < 0.5
             name = self._chance.choice(sorted(OWN if own else SHARED))
             try:
@@ -63,13 +65,14 @@ def main() -> int:
     """Soak for as long as was asked for."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--uses", type=int, help="end after so many, if the seconds have not passed by then")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     trio.run(Soak(arguments.seed).run, WARM_UP_SECONDS)  # what is made once and kept: caches, pages, threads
     before, resident, dying = counts.snapshot(), counts.resident_bytes(), counts.dying_cgroups()
     soak = Soak(arguments.seed)
     started = time.monotonic()
-    trio.run(soak.run, arguments.seconds)
+    trio.run(soak.run, arguments.seconds, arguments.uses)
     took = time.monotonic() - started
     left = leaks.settled(before)
     growth = counts.resident_bytes() - resident
