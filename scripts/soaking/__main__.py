@@ -1,6 +1,4 @@
-"""Soak: mixed use for some time, or so often, then the same numbers as at the beginning. The exit status is 1 where they
-are not.
-"""
+"""Soak: mixed use for some time, or so often, then the numbers of before. The exit status is 1 where they are not."""
 
 from __future__ import annotations
 
