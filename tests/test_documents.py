@@ -22,6 +22,7 @@ from nsbox import _verdict
 from nsbox._cgroups.lacks import CAPABILITIES, Lack
 from nsbox._cgroups.parents import MOVE_VARIABLE, PARENT_VARIABLE
 from nsbox._host import KNOWN_CAPABILITIES, HostFacts, capability_checks, probe_host
+from nsbox._host.network import TRIED, NetworkFacts
 from nsbox._ports import exchange, forward, gateway, heads, inside, links
 from nsbox._ports.gateway import GATEWAY_VARIABLE, PUBLIC_GATEWAY_VARIABLE
 
@@ -254,6 +255,13 @@ def a_host_that_lacks_everything() -> HostFacts:
         filesystems=frozenset(),
         tools=dict.fromkeys(facts.tools),
         loop_error="missing",
+        network=NetworkFacts(
+            forwarding=False,
+            forwarding6=False,
+            route6=False,
+            tun_error="missing",
+            tried=dict.fromkeys(TRIED, "missing"),
+        ),
         cgroup_lacks={name: Lack(why="missing", remedy="none") for name in CAPABILITIES},
     )
 

@@ -3,6 +3,7 @@
 ::
 
     syscalls      real system calls with arguments that fail, to see whether the kernel knows them
+    network       what the network of a sandbox is made of, and its ways out
     facts         everything that is read from the host, once, as data
     capabilities  facts -> one check a capability; the names of `SandboxConfig.require`
     landlock      what keeps executions of one sandbox apart

@@ -41,6 +41,24 @@ _NAMESPACES = {
     "cgroup": "CONFIG_CGROUPS",
 }
 
+_NETWORK_TEXTS = (  # name, title, what its lack costs, remedy
+    ("veth", "veth pairs", "no networks but the loopback", "as root: modprobe veth, or a kernel with CONFIG_VETH"),
+    (
+        "nf_tables",
+        "nftables",
+        "no networks but the loopback",
+        "as root: modprobe nf_tables, or a kernel with CONFIG_NF_TABLES_INET",
+    ),
+    (
+        "bandwidth_limit",
+        "bandwidth of the network",
+        "bandwidth_mbps= is refused",
+        "as root: modprobe sch_tbf, or a kernel with CONFIG_NET_SCH_TBF",
+    ),
+)
+
+_TRIED_AS = {"bandwidth_limit": "tbf"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
@@ -74,6 +92,7 @@ def capability_checks(facts: HostFacts) -> tuple[Check, ...]:
         *_filter(facts),
         *_syscalls(facts),
         *_disk(facts),
+        *_network(facts),
     )
 
 
@@ -260,6 +279,42 @@ def _disk(facts: HostFacts) -> Iterable[Check]:
     )
 
 
+def _network(facts: HostFacts) -> Iterable[Check]:
+    network, root = facts.network, facts.euid == 0
+    for name, title, costs, remedy in _NETWORK_TEXTS:
+        problem = "" if network.tried is None else network.tried[_TRIED_AS.get(name, name)]
+        found = problem or ("made one" if network.tried is not None else "not tried")
+        yield make_check(name, title, ok=not problem, found=found, costs=costs, remedy=remedy)
+    pasta = facts.tools["pasta"]
+    if root:
+        lacks = [] if network.forwarding else ["net.ipv4.ip_forward is 0"]
+        remedy = "sysctl -w net.ipv4.ip_forward=1"
+    else:
+        lacks = [*([] if pasta else ["pasta is not found"]), *([network.tun_error] if network.tun_error else [])]
+        remedy = (
+            "as root: apt-get install passt" if pasta is None else "as root: modprobe tun && chmod 666 /dev/net/tun"
+        )
+    yield make_check(
+        "network_egress",
+        "a way out for sandboxes",
+        ok=not lacks,
+        found=", ".join(lacks) or ("forwarding is on" if root else str(pasta)),
+        costs='access="egress" is refused',
+        remedy=remedy,
+    )
+    lack6 = "no IPv6 default route" if not network.route6 else ""
+    if not lack6 and root and not network.forwarding6:
+        lack6 = "net.ipv6.conf.all.forwarding is 0"
+    yield make_check(
+        "network_egress6",
+        "a way out by IPv6",
+        ok=not lack6,
+        found=lack6 or "there is a default route",
+        costs="sandboxes reach the outside by IPv4 only",
+        remedy="sysctl -w net.ipv6.conf.all.forwarding=1" if network.route6 else "give the host an IPv6 default route",
+    )
+
+
 KNOWN_CAPABILITIES: frozenset[str] = frozenset({
     "user_namespaces",
     *(f"{name}_namespaces" for name in ("pid", "mount", "network", "ipc", "uts", "cgroup")),
@@ -272,5 +327,8 @@ KNOWN_CAPABILITIES: frozenset[str] = frozenset({
     "loop_device",
     "ext4_tools",
     "overlay",
+    *(name for name, *_ in _NETWORK_TEXTS),
+    "network_egress",
+    "network_egress6",
 })  # fmt: skip
 """Every name that `require` takes; a test holds it equal to what `capability_checks` makes."""

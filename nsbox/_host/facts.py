@@ -16,9 +16,10 @@ from types import MappingProxyType
 
 from nsbox._cgroups import CgroupTree, Lack, isolation_report, make_tree
 from nsbox._errors import UnsupportedHostError
+from nsbox._host.network import NetworkFacts, probe_network
 from nsbox._host.syscalls import libseccomp_version, probe_seccomp_actions, probe_syscalls
 
-TOOLS = ("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc")
+TOOLS = ("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc", "pasta")
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # often not in the PATH of a user
 _TRY_USER_NAMESPACE = """
 import ctypes, os, sys
@@ -71,6 +72,7 @@ class HostFacts:
         cgroup_lacks: Capability to reason and remedy.
         cgroup_hint_error: Why the cgroup named by NSBOX_CGROUP was not used, "" otherwise.
         usr_filesystem: The type of the file system that /usr is on.
+        network: See `NetworkFacts`.
     """
 
     kernel: str
@@ -97,6 +99,7 @@ class HostFacts:
     nofile_hard: int
     nproc_hard: int
     core_pattern: str
+    network: NetworkFacts
     cgroup_mode: str
     cgroup_report: Mapping[str, str]
     cgroup_lacks: Mapping[str, Lack] = field(default_factory=lambda: MappingProxyType({}))
@@ -121,7 +124,7 @@ def probe_host(tree: CgroupTree | None = None, *, try_user_namespace: bool = Fal
     Args:
         tree: The supervisor's cgroup tree; None: one is made and removed again.
         try_user_namespace: Make a user namespace in a child process, which is the only way to see what a security
-            module forbids.
+            module forbids; and in another one what the network of a sandbox is made of.
 
     Raises:
         SetupError: The cgroup tree could not be made for want of memory, descriptors or cgroups.
@@ -165,6 +168,7 @@ def probe_host(tree: CgroupTree | None = None, *, try_user_namespace: bool = Fal
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nproc_hard=resource.getrlimit(resource.RLIMIT_NPROC)[1],
         core_pattern=_read("/proc/sys/kernel/core_pattern").strip(),
+        network=probe_network(try_kernel=try_user_namespace),
         cgroup_mode=mode,
         cgroup_report=report,
         cgroup_lacks=lacks,

@@ -26,6 +26,7 @@ from nsbox._host import (
 )
 from nsbox._host.capabilities import CAP_SYS_ADMIN
 from nsbox._host.facts import _proc_masks
+from nsbox._host.network import TRIED, NetworkFacts, _has_default_route, probe_network
 from nsbox._host.syscalls import libseccomp_version, probe_seccomp_actions, probe_syscalls
 
 USER = 65_533
@@ -97,8 +98,11 @@ WORST: Mapping[str, object] = MappingProxyType(
         "libseccomp": None,
         "proc_masks": ("/proc/kcore",),
         "filesystems": frozenset[str](),
-        "tools": dict.fromkeys(("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc")),
+        "tools": dict.fromkeys(("newuidmap", "newgidmap", "mkfs.ext4", "losetup", "gcc", "pasta")),
         "loop_error": "gone",
+        "network": NetworkFacts(
+            forwarding=False, forwarding6=False, route6=False, tun_error="gone", tried=dict.fromkeys(TRIED, "gone")
+        ),
         "nofile_hard": 10,
         "nproc_hard": 10,
         "cgroup_mode": "none",
@@ -108,6 +112,44 @@ WORST: Mapping[str, object] = MappingProxyType(
         "cgroup_lacks": {name: Lack(why="not delegated", remedy="delegate") for name in CAPABILITIES},
     }
 )
+
+
+@pytest.mark.lane_unified
+def test_the_parts_of_a_network_are_tried_where_that_is_asked_for() -> None:
+    """In namespaces of a child's own: this machine has no device, table or queue more than before."""
+    before = Path("/proc/net/dev").read_text().count("\n")
+    assert probe_network(try_kernel=False).tried is None
+    assert probe_network(try_kernel=True).tried == dict.fromkeys(TRIED, "")
+    assert Path("/proc/net/dev").read_text().count("\n") == before
+
+
+def test_a_way_out_is_judged_by_whose_it_is(facts: HostFacts) -> None:
+    """Root needs forwarding, a user pasta and /dev/net/tun; both say what is missing, and what mends it."""
+    full = NetworkFacts(forwarding=True, forwarding6=True, route6=True, tun_error="", tried=None)
+    tools = {**facts.tools, "pasta": "/usr/bin/pasta"}
+    for euid in (0, USER):
+        there = by_id(dataclasses.replace(facts, euid=euid, network=full, tools=tools))
+        assert there["network_egress"].ok
+        assert there["network_egress6"].ok
+        assert there["nf_tables"].found == "not tried"
+    poor = dataclasses.replace(full, forwarding=False, forwarding6=False, tun_error="/dev/net/tun: no")
+    of_root = by_id(dataclasses.replace(facts, euid=0, network=poor, tools=tools))
+    assert "ip_forward" in of_root["network_egress"].remedy
+    assert "forwarding" in of_root["network_egress6"].remedy
+    of_user = by_id(dataclasses.replace(facts, euid=USER, network=poor, tools=tools))
+    assert "/dev/net/tun" in of_user["network_egress"].remedy
+    assert of_user["network_egress6"].ok
+    bare = by_id(dataclasses.replace(facts, euid=USER, network=full, tools={**tools, "pasta": None}))
+    assert "passt" in bare["network_egress"].remedy
+
+
+def test_the_route_that_refuses_is_no_default_route() -> None:
+    """The kernel has one on lo; ipv6_route has ten columns."""
+    zero, rest = "0" * 32, "00000000 00000001 00000000"
+    refusing = f"{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo"
+    assert not _has_default_route(refusing)
+    assert not _has_default_route("")
+    assert _has_default_route(f"{refusing}\n{zero} 00 {zero} 00 fe80{'0' * 28} 00000400 {rest[:17]} 00000003 eth0\n")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
