@@ -212,29 +212,25 @@ class DnsServer:
     """
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
-        self._process = process
         assert process.stdout is not None
+        self._process = process
         self._lines = process.stdout
         line = self._lines.readline()
         assert line, "the DNS server did not start"
         self.at = (address, int(line))
+        self._queries: list[Any] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    def next_query(self) -> dict[str, Any]:
-        """The next query that it has got; waits for one."""
-        line = self._lines.readline()
-        assert line, "the DNS server has ended"
-        found: dict[str, Any] = json.loads(line)
-        return found
+    def _read(self) -> None:
+        self._queries += map(json.loads, self._lines)
 
-    def queries(self) -> list[dict[str, Any]]:
-        """Those that were not read yet, when no more will come: it is ended for that."""
-        self.end()
-        return [json.loads(line) for line in self._lines]
-
-    def end(self) -> None:
-        """At once."""
+    def queries(self) -> list[Any]:
+        """All that it has got. It is ended, so that none is on its way."""
         self._process.kill()
         self._process.wait()
+        self._reader.join()
+        return self._queries
 
 
 @contextlib.contextmanager
@@ -245,7 +241,11 @@ def dns_server(
     command = [*prefix, sys.executable, str(Path(__file__)), address, str(port), json.dumps(table)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield DnsServer(process, address)
+            server = DnsServer(process, address)
+            try:
+                yield server
+            finally:
+                server.queries()
         finally:
             process.kill()
 
