@@ -136,6 +136,13 @@ def scopes() -> str | None:
     return None if executions_are_apart() else "no Landlock ABI 6 (Linux 6.12)"
 
 
+def own_kernel() -> str | None:
+    """A kernel that nobody else's programs run on, so that a test may change what is the whole kernel's."""
+    if "User Mode Linux" in Path("/proc/cpuinfo").read_text():
+        return None
+    return "the kernel is shared with others"
+
+
 PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_root": cache(root),
     "needs_rootless": cache(rootless),
@@ -149,6 +156,7 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_user_namespace": cache(user_namespace),
     "needs_ipv6": cache(ipv6),
     "needs_static": cache(static),
+    "needs_own_kernel": cache(own_kernel),
 }
 
 EVERYWHERE = frozenset({"needs_user_namespace", "needs_ipv6", "needs_static"})
@@ -156,14 +164,14 @@ ROOTS = EVERYWHERE | {"needs_root", "needs_cgroups", "needs_loop", "needs_plot",
 LANES: Mapping[str, frozenset[str]] = {
     "hybrid-root": ROOTS | {"needs_hybrid"},
     "unified-root": ROOTS | {"needs_unified"},
-    "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop"}),
+    "unified": frozenset({"needs_root", "needs_unified", "needs_cgroups", "needs_loop", "needs_own_kernel"}),
     "rootless": EVERYWHERE | {"needs_rootless"},
     "rootless-delegated": EVERYWHERE | {"needs_rootless", "needs_delegation"},
 }
 """The needs that each lane of `scripts/test` has to provide."""
 
 ONLY: Mapping[str, frozenset[str]] = {
-    "unified": frozenset({"lane_unified", "needs_unified"}),
+    "unified": frozenset({"lane_unified", "needs_unified", "needs_own_kernel"}),
     "rootless-delegated": frozenset({"needs_delegation"}),
 }
 """Lanes that run no other tests than those with one of these markers."""
