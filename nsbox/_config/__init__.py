@@ -7,7 +7,7 @@ Modules, lower ones first: frozen (immutable mapping) · validation (shared chec
 
 from nsbox._config.build import SHORT_FORMS, make_config, make_options, split_fields
 from nsbox._config.frozen import FrozenMap
-from nsbox._config.networks import PRIVATE_NETWORKS
+from nsbox._config.networks import BLOCKED_NETWORKS, PRIVATE_NETWORKS
 from nsbox._config.options import ExecutionOptions, Limits, effective_limits
 from nsbox._config.policies import EnforcementPolicy, MonitoringThresholds, RecoveryPolicy
 from nsbox._config.resources import (
@@ -22,6 +22,7 @@ from nsbox._config.runtime import Runtime
 from nsbox._config.sandbox import Mount, SandboxConfig
 
 __all__ = [
+    "BLOCKED_NETWORKS",
     "PRIVATE_NETWORKS",
     "SHORT_FORMS",
     "CpuAllocation",

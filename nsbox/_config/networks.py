@@ -40,7 +40,10 @@ PRIVATE_NETWORKS: tuple[str, ...] = (
     "ff00::/8",  # multicast
 )
 """The private, link-local, loopback, metadata, multicast and reserved ranges. The host's own public addresses are known
-at run time only, and are added by whoever writes the rules."""
+at run time only: `HOST` stands for them."""
+
+HOST = "host"
+BLOCKED_NETWORKS = (HOST, *PRIVATE_NETWORKS)
 
 NAME_SERVER = "169.254.1.1"
 """What every sandbox asks for names, and its way out: link-local, so that it is no address of anybody else's."""
@@ -65,8 +68,10 @@ def domain_pattern(field: str, value: object) -> str:
 
 
 def network(field: str, value: object) -> str:
-    """An IPv4 or IPv6 range in its normal form; a single address is a range of one."""
-    allowed = 'a network such as "10.0.0.0/8" or "fc00::/7", without bits set behind the prefix'
+    """An IPv4 or IPv6 range in its normal form, or `HOST`; a single address is a range of one."""
+    if value == HOST:
+        return HOST
+    allowed = 'a network such as "10.0.0.0/8" or "fc00::/7", without bits set behind the prefix, or "host"'
     if not isinstance(value, str):  # ip_network() also takes an int, as an address
         refuse(field, value, allowed)
     try:

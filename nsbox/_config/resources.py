@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nsbox._config.networks import PRIVATE_NETWORKS, domain_pattern, network
+from nsbox._config.networks import BLOCKED_NETWORKS, domain_pattern, network
 from nsbox._config.validation import (
     assign,
     choice,
@@ -122,8 +122,8 @@ class NetworkAllocation:
         allowed_ports: Destination ports, 1 to 65535; None: any; (): none.
         blocked_domains: Names that are not resolved; "*.example.com" is all below example.com.
         allowed_domains: The only names that are; None: all but the blocked ones; (): none.
-        blocked_networks: Ranges that are not connected to, whatever the name; by default the private, link-local,
-            loopback, metadata, multicast and reserved ones.
+        blocked_networks: Ranges that are not connected to, whatever the name, and "host" for all addresses of the
+            host's; by default that, and the private, link-local, loopback, metadata, multicast and reserved ranges.
     """
 
     access: Literal["none", "egress"] = "none"
@@ -132,7 +132,7 @@ class NetworkAllocation:
     allowed_ports: Sequence[int] | None = None
     blocked_domains: Sequence[str] = ()
     allowed_domains: Sequence[str] | None = None
-    blocked_networks: Sequence[str] = PRIVATE_NETWORKS
+    blocked_networks: Sequence[str] = BLOCKED_NETWORKS
 
     def __post_init__(self) -> None:
         choice("network.access", self.access, ("none", "egress"))
@@ -147,7 +147,7 @@ class NetworkAllocation:
             assign(self, allowed_ports=distinct(name, ports))
         if self.allowed_domains is not None:
             assign(self, allowed_domains=_domains("network.allowed_domains", self.allowed_domains))
-        if self.blocked_networks is not PRIVATE_NETWORKS:  # the default is known to be right, and is on the usual path
+        if self.blocked_networks is not BLOCKED_NETWORKS:  # the default is known to be right, and is on the usual path
             name = "network.blocked_networks"
             ranges = tuple(network(name, item) for item in items(name, self.blocked_networks))
             assign(self, blocked_networks=ranges)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nsbox._config import NetworkAllocation
+from nsbox._config.networks import HOST
 from nsbox._config.validation import instance_of
 from nsbox._core.part import Part
 from nsbox._errors import SandboxError
@@ -282,7 +283,7 @@ class SandboxNetwork(Part):
     def _make_names(self, router: Router, port: Port) -> Names:
         allocation = self.allocation
         allowed: Sequence[str] | None = allocation.allowed_domains if allocation.access == "egress" else ()
-        blocked = tuple(ipaddress.ip_network(one) for one in allocation.blocked_networks)
+        blocked = tuple(ipaddress.ip_network(one) for one in allocation.blocked_networks if one != HOST)
 
         def is_blocked_address(text: str) -> bool:
             address = ipaddress.ip_address(text)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nsbox._config import (
-    PRIVATE_NETWORKS,
+    BLOCKED_NETWORKS,
     CpuAllocation,
     DiskAllocation,
     EnforcementPolicy,
@@ -64,8 +64,8 @@ CASES: list[Case] = [
     (
         NetworkAllocation,
         "blocked_networks",
-        [(), ["10.0.0.0/8", "fc00::/7", "192.0.2.1"]],
-        ["10.0.0.0/8", ["10.0.0.1/8"], ["example.com"], [1], [b"\x0a\0\0\0"], None],
+        [(), ["10.0.0.0/8", "fc00::/7", "192.0.2.1", "host"]],
+        ["10.0.0.0/8", ["10.0.0.1/8"], ["example.com"], ["Host"], ["host/32"], [1], [b"\x0a\0\0\0"], None],
     ),
     (ProcessAllocation, "max_processes", [1, 2**22], [*NOT_INTS, 0, 2**22 + 1]),
     (ProcessAllocation, "max_open_files", [8, 2**30], [*NOT_INTS, 7, 2**30 + 1]),
@@ -199,7 +199,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert dataclasses.astuple(config.resources.cpu) == (1.0, 100.0, "normal", None)
     assert dataclasses.astuple(config.resources.memory) == (512, 0, False)
     assert dataclasses.astuple(config.resources.disk) == (256, 65_536, None, None)
-    assert dataclasses.astuple(config.resources.network) == ("none", None, None, None, (), None, PRIVATE_NETWORKS)
+    assert dataclasses.astuple(config.resources.network) == ("none", None, None, None, (), None, BLOCKED_NETWORKS)
     assert dataclasses.astuple(config.resources.processes) == (64, 256, 64, 64)
     assert dataclasses.astuple(config.enforcement) == (30.0, None, 16, 4, True)
     assert dataclasses.astuple(config.recovery) == (3, 1.0, 2.0, True)
@@ -237,7 +237,7 @@ def test_what_was_given_is_normalised_and_copied() -> None:
 )
 def test_private_metadata_and_embedded_addresses_are_blocked_by_default(address: str) -> None:
     """Each spelling of an inner address is in a blocked range; public addresses, the control, are in none."""
-    ranges = [ipaddress.ip_network(item) for item in NetworkAllocation().blocked_networks]
+    ranges = [ipaddress.ip_network(item) for item in NetworkAllocation().blocked_networks if item != "host"]
     assert any(ipaddress.ip_address(address) in item for item in ranges)
     for public in ("1.1.1.1", "8.8.8.8", "151.101.1.69", "2606:4700:4700::1111", "2a00:1450:4001:80b::200e"):
         assert not any(ipaddress.ip_address(public) in item for item in ranges)
@@ -245,7 +245,7 @@ def test_private_metadata_and_embedded_addresses_are_blocked_by_default(address:
 
 def test_the_default_ranges_are_in_their_normal_form() -> None:
     """The default skips the check that other values go through, so the check is here."""
-    assert NetworkAllocation(blocked_networks=list(PRIVATE_NETWORKS)).blocked_networks == PRIVATE_NETWORKS
+    assert NetworkAllocation(blocked_networks=list(BLOCKED_NETWORKS)).blocked_networks == BLOCKED_NETWORKS
 
 
 @pytest.mark.parametrize("target", ["/", "//", "/./", "/proc", "/proc/", "/proc/1", "//dev", "/dev/shm", "/a/../proc"])
