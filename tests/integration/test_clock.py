@@ -28,6 +28,7 @@ def jump(request: pytest.FixtureRequest) -> Iterator[float]:
 
 
 def set_clock(seconds: float) -> None:
+    """By so many, ahead or, negative, back."""
     time.clock_settime(time.CLOCK_REALTIME, time.clock_gettime(time.CLOCK_REALTIME) + seconds)
 
 
