@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from nsbox import AsyncSandbox
+from scripts.benchmarks.accuracy import accuracy
 from scripts.benchmarks.context import context
 from scripts.benchmarks.deadline import deadline
 from scripts.benchmarks.humaneval import humaneval
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "living": living,
     "throughput": throughput,
     "deadline": deadline,
+    "accuracy": accuracy,
     "stream": stream,
     "scale": scale,
     "metrics": metrics,
