@@ -7,13 +7,16 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #define sys_clone3 clone3_of_the_kernel
 #define write_file_at write_file_of_the_kernel
@@ -43,11 +46,13 @@ enum {
 	MOST_ROUNDS = 64,
 	FIRST_PID = 1000,
 	LONGEST_FILE = 255,
+	MOST_FDS = 1024,
 };
 
 static int supervisor;
 static int directory; /* in which no cgroup is to be found */
 static int anything; /* a descriptor to pass on */
+static int proc;
 
 /* What is new with each input. */
 static struct world {
@@ -154,16 +159,44 @@ int kill(pid_t pid, int signal)
 
 int setns(int fd, int type)
 {
-	(void)fd;
-	MUST(type == CLONE_NEWPID);
-	return 0;
+	MUST(type == CLONE_NEWPID || (type == CLONE_NEWNET && fcntl(fd, F_GETFD) >= 0));
+	return type == CLONE_NEWNET && refused(3, ESRCH) ? -1 : 0;
 }
 
 int unshare(int flags)
 {
-	(void)flags;
 	errno = EPERM;
-	return -1;
+	return flags == CLONE_NEWNET && !(world.refusals >> 4 & 1) ? 0 : -1;
+}
+
+/* Of who goes to another network: here it goes nowhere, and what it leaves open is closed as by its end. */
+int clone(int (*function)(void *), void *stack, int flags, void *argument, ...)
+{
+	bool open[MOST_FDS];
+
+	(void)stack;
+	MUST(flags == (CLONE_VM | CLONE_VFORK));
+	if (refused(0, EAGAIN))
+		return -1;
+	for (int fd = 0; fd < MOST_FDS; fd++)
+		open[fd] = fcntl(fd, F_GETFD) >= 0;
+	(void)function(argument);
+	for (int fd = 0; fd < MOST_FDS; fd++)
+		if (!open[fd] && fcntl(fd, F_GETFD) >= 0)
+			MUST(close(fd) == 0);
+	return FIRST_PID - 1;
+}
+
+pid_t waitpid(pid_t pid, int *status, int options)
+{
+	MUST(pid == FIRST_PID - 1 && !status && options == __WALL);
+	return pid;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	MUST(fcntl(fd, F_GETFD) >= 0 && request == SIOCSIFFLAGS);
+	return refused(6, EPERM) ? -1 : 0;
 }
 
 /* What comes of a step. */
@@ -453,7 +486,9 @@ static void begin(void)
 	struct launcher *launcher = &world.launcher;
 	int pair[2];
 
-	world = (struct world){ .launcher = { .proc = -1, .pid_namespace = directory, .host_mounts = -1, .answers = -1, .id_lock = -1 } };
+	world = (struct world){ .launcher = {
+		.proc = proc, .pid_namespace = directory, .host_mounts = -1, .router = -1, .answers = -1, .id_lock = -1,
+	} };
 	MUST(syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
 	supervisor = pair[0];
 	launcher->supervisor = (struct source){ .ready = channel_ready, .fd = pair[1] };
@@ -509,6 +544,7 @@ static void end(void)
 		template_forget(launcher, launcher->templates->id);
 	flush_outgoing(launcher);
 	leave_graves(launcher);
+	drop_fd(&launcher->router);
 	MUST(close(launcher->epoll) == 0 && close(supervisor) == 0);
 }
 
@@ -530,7 +566,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	directory = open("/proc/self/fdinfo", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	anything = eventfd(0, EFD_CLOEXEC);
-	MUST(directory >= 0 && anything >= 0);
+	proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	MUST(directory >= 0 && anything >= 0 && proc >= 0);
 	return 0;
 }
 

@@ -178,6 +178,9 @@ def lives() -> Mapping[str, bytes]:
         "warm": warm + ask(wire.Down.CREATE, 7, 1) + child(1, READY, 4) + interpreter(0, WARM_BORN, fds=1)
         + ask(wire.Down.EXEC, parent=7, flags=wire.EXEC_WARM, fds=3, payload=execution) + ask(wire.Down.COOL, 1),
         "kinds": ask(wire.Down.TEMPLATE, 9, fds=1, payload=wire.encode_template(TEMPLATE)) + ask(wire.Down.FORGET, 1),
+        "network": born + ask(wire.Down.NETWORK, 7) + ask(wire.Down.NETWORK) + ask(wire.Down.NETWORK)
+        + kernel(b"", 0x08) + ask(wire.Down.NETWORK, 7) + ask(wire.Down.NETWORK) + gone,
+        "no-network": kernel(b"", 0x14) + ask(wire.Down.NETWORK) + kernel(b"", 0x02) + ask(wire.Down.NETWORK),
         "large": born + ask(wire.Down.EXEC, parent=7, fds=3 | LARGE, payload=execution)
         + bytes((RAW_SUPERVISOR, 3, 1, 2, 3)),
     }  # fmt: skip
