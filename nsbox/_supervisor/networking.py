@@ -55,8 +55,7 @@ class Networking:
         return self.router
 
     async def _open(self) -> Router:
-        if self._closed:
-            raise NetworkError(_ENDED)
+        self._require_open()
         await trio.to_thread.run_sync(_import)
         from nsbox._network.resolver import Resolver  # noqa: PLC0415  # the same
         from nsbox._network.router import Router  # noqa: PLC0415
@@ -67,14 +66,20 @@ class Networking:
         except BaseException:
             door.close()
             raise
-        if self._closed:  # meanwhile
+        try:
+            self._require_open()  # still
+        except NetworkError:
             router.close()
-            raise NetworkError(_ENDED)
+            raise
         ready = trio.Event()
         resolver = Resolver(router.dns_udp, router.dns_tcp, lambda address: self._find(router, address))
         self._resolving = start_soon(self._resolve, resolver, ready)
         await ready.wait()
         return router
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise NetworkError(_ENDED)
 
     async def _resolve(self, resolver: Resolver, ready: trio.Event) -> None:
         try:
