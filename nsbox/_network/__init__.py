@@ -3,8 +3,8 @@
 answering  one query, from its bytes to those of its answer
 decisions  what it is answered with
 doors      what the launcher opens in it, and in a sandbox
-messages   DNS, as it comes from sandboxes and goes to them
 names      which names and addresses a sandbox may know
+queries    DNS messages, as they come from sandboxes and go to them
 resolver   what sandboxes ask for names
 shares     how much of the resolver one of them may have
 streams    DNS by TCP

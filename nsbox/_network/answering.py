@@ -11,8 +11,8 @@ import dns.rrset
 import trio
 
 from nsbox._network.decisions import FAILED, Answer, decide, sift
-from nsbox._network.messages import LARGEST_ANSWER, datagram_limit, error, read_query, shown_name, write_answer
 from nsbox._network.names import Names
+from nsbox._network.queries import LARGEST_ANSWER, datagram_limit, error, read_query, shown_name, write_answer
 from nsbox._network.shares import Bucket, Shares
 from nsbox._network.upstream import Server, Upstream
 

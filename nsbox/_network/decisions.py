@@ -16,8 +16,8 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.rrset
 
-from nsbox._network.messages import plain_name
 from nsbox._network.names import Names, is_loopback_name, is_nowhere, reverse_network
+from nsbox._network.queries import plain_name
 
 LEAST_SECONDS = 60.0
 """How long an address is admitted beyond the time that the name is good for. A program resolves first and connects

@@ -37,7 +37,7 @@ BURST = 1000.0
 CONNECTIONS_EACH = 8
 CONNECTIONS_MOST = 64
 
-_LARGEST_QUERY = 1024  # messages.LARGEST_QUERY; a test holds them equal, since that module takes 30 ms to import
+_LARGEST_QUERY = 1024  # queries.LARGEST_QUERY; a test holds them equal, since that module takes 30 ms to import
 _BACKLOG = 64
 _TURN = 16  # datagrams, before others have theirs
 _MOST_BUCKETS = 1024

@@ -34,7 +34,7 @@ RESEND_SECONDS = 1.5
 LARGEST_REPLY = 16_384
 """Bytes that are taken by TCP. To read one takes 2 ms for each KiB (measured), in which nothing else happens."""
 
-_PAYLOAD = 1232  # by UDP: see messages.PAYLOAD
+_PAYLOAD = 1232  # by UDP: see queries.PAYLOAD
 _CUT = dns.flags.TC >> 8  # in the third byte
 _MOST_SERVERS = 3  # as in glibc, MAXNS
 _CONFIG = "/etc/resolv.conf"

@@ -18,7 +18,8 @@ import pytest
 from nsbox._config.networks import PRIVATE_NETWORKS
 from nsbox._network import resolver
 from nsbox._network.decisions import LEAST_SECONDS, LONGEST_SECONDS, MOST_ADDRESSES, Answer, decide, sift
-from nsbox._network.messages import (
+from nsbox._network.names import Names
+from nsbox._network.queries import (
     LARGEST_ANSWER,
     LARGEST_QUERY,
     PAYLOAD,
@@ -28,7 +29,6 @@ from nsbox._network.messages import (
     shown_name,
     write_answer,
 )
-from nsbox._network.names import Names
 from nsbox._network.upstream import is_reply, read_reply
 
 pytestmark = pytest.mark.needs_root  # it needs nothing: once is enough

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from nsbox._config.networks import PRIVATE_NETWORKS
 from nsbox._network.decisions import MOST_ADDRESSES, Answer, decide, sift
-from nsbox._network.messages import LARGEST_ANSWER, datagram_limit, plain_name, read_query, write_answer
 from nsbox._network.names import Names, reverse_network
+from nsbox._network.queries import LARGEST_ANSWER, datagram_limit, plain_name, read_query, write_answer
 from nsbox._network.upstream import is_reply, name_servers, read_reply
 
 pytestmark = pytest.mark.needs_root  # it needs nothing: once is enough
