@@ -8,12 +8,13 @@ quota, bound to the places where programs expect to write.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from nsbox._config import SandboxConfig
-from nsbox._errors import ConfigError
+from nsbox._errors import ConfigError, SetupError
 from nsbox._plan import hostfiles, resolver, users, writable
 from nsbox._plan.identity import PROGRAM_ID
 from nsbox._plan.operations import Operation, OperationFlag, OperationKind
@@ -80,6 +81,7 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
     Raises:
         ConfigError: A root, mount or directory that cannot be.
         UnsupportedHostError: A device is missing on the host.
+        SetupError: What `rootfs` names cannot be read.
     """
     tree, cell = _Tree(), _Tree()
     for path in ("/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", SOURCE_DIRECTORY, QUOTA, "/mnt", HOME, "/var/tmp"):
@@ -88,7 +90,10 @@ def root_operations(config: SandboxConfig, *, as_root: bool) -> tuple[tuple[Oper
     if config.rootfs == "host":
         _add_host(tree, config)
     else:
-        _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)), config)
+        try:
+            _add_directory(tree, hostfiles.root_directory(Path(config.rootfs)), config)
+        except OSError as exc:  # closed to us, or changed by somebody meanwhile
+            raise SetupError("root", exc.errno or errno.EIO, exc.strerror or "", exc.filename) from exc
     places = _writable_places(config, tree)
     for path, _, _ in places:
         if not _is_made_writable(config, tree, path):

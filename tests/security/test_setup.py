@@ -34,6 +34,24 @@ SETUP_CALLS = (
     "umount2", "signalfd4",
 )  # fmt: skip
 
+STARTS = 250  # 1,000 were tried once
+RACED = ("tmp", "work", "mnt", "dev", "run")
+SWAP = """
+import ctypes, os, random, sys, time
+root, canary, *names = sys.argv[1:]
+renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+paths = [(os.fsencode(f"{root}/{name}"), os.fsencode(f"{root}/.{name}")) for name in names]
+for _, link in paths:
+    os.symlink(canary, link)
+print("swapping", flush=True)
+while True:
+    name, link = random.choice(paths)
+    for _ in range(2):  # there for a moment, and away again
+        if renameat2(-100, name, -100, link, 2):  # AT_FDCWD, RENAME_EXCHANGE
+            sys.exit(os.strerror(ctypes.get_errno()))
+        time.sleep(random.random() / 2000)
+"""
+
 
 def own_mounts() -> None:
     """A mount namespace of this process' own, in which mounts are shared as systemd has them."""
@@ -157,6 +175,39 @@ def test_hostile_links_in_a_root_lead_nowhere(tmp_path: Path) -> None:
         pass
     assert list(canary.iterdir()) == []
     assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_links_that_come_and_go_while_a_root_is_built_lead_nowhere(tmp_path: Path) -> None:
+    """S04: hundreds of roots are built, of a tree whose directories are exchanged for links out of it and back meanwhile.
+    Each is built as it should be, or refused; nothing is mounted, made or written outside.
+    """
+    root, canary, source = tmp_path / "root", tmp_path / "canary", tmp_path / "source"
+    (root / "usr/bin").mkdir(parents=True)
+    shutil.copy(start._BINARY, root / "usr/bin/program")
+    for directory in (canary, source, *(root / name for name in RACED)):
+        directory.mkdir()
+    before = Path("/proc/self/mountinfo").read_text()
+    swapper = subprocess.Popen([sys.executable, "-c", SWAP, root, canary, *RACED], stdout=subprocess.PIPE, text=True)
+    assert swapper.stdout is not None
+    assert swapper.stdout.readline() == "swapping\n"
+    made = refused = 0
+    try:
+        for number in range(STARTS):
+            mount = nsbox.Mount(source=source, target=f"/mnt/{number}/in")  # another root each time
+            try:
+                with nsbox.Sandbox(rootfs=root, mounts=[mount], working_directory="/workspace/work") as sandbox:
+                    assert sandbox.run(["/usr/bin/program"]).exit_code == 64
+                made += 1
+            except nsbox.SandboxError:
+                refused += 1
+            assert list(canary.iterdir()) == [], number
+        assert swapper.poll() is None
+    finally:
+        swapper.kill()
+        swapper.communicate()
+    assert made > 10 < refused, (made, refused)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert list(source.iterdir()) == []
 
 
 def test_a_false_procfs_stops_the_start() -> None:
