@@ -178,7 +178,7 @@ def test_hostile_links_in_a_root_lead_nowhere(tmp_path: Path) -> None:
 
 
 def test_links_that_come_and_go_while_a_root_is_built_lead_nowhere(tmp_path: Path) -> None:
-    """S04: hundreds of roots are built, of a tree whose directories are exchanged for links out of it and back meanwhile.
+    """S04: hundreds of roots are built, of a tree whose directories are exchanged for links out of it and back.
     Each is built as it should be, or refused; nothing is mounted, made or written outside.
     """
     root, canary, source = tmp_path / "root", tmp_path / "canary", tmp_path / "source"
