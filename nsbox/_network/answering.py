@@ -27,7 +27,8 @@ EACH = 64
 MOST = 256
 """Of all sandboxes: each has a descriptor or two, of which a process often has 1024."""
 
-_BYTES_A_TOKEN = 256.0  # of answers from outside: to read them takes the longest of all
+_PASSED_ON = 2.0  # what it costs more than a query that is answered at once
+_BYTES_A_TOKEN = 256.0  # of answers from outside: to read a long one takes the longest of all
 
 
 class Answering:
@@ -84,8 +85,8 @@ class Answering:
         answer = decide(question, names)
         if answer is None:
             reply = await self._upstream.ask(question.name, question.rdtype)
-            if reply is not None:
-                bucket.take(trio.current_time(), len(reply.wire or b"") / _BYTES_A_TOKEN)
+            size = len(reply.wire or b"") if reply is not None else 0
+            bucket.take(trio.current_time(), _PASSED_ON + size / _BYTES_A_TOKEN)
             names = self._find(source)  # the policy of before may be no more
             if names is None:
                 return None

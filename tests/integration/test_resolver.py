@@ -268,6 +268,16 @@ async def test_a_slow_server_may_still_answer_when_the_next_is_asked(monkeypatch
         assert len(silent.queries()) == 1
 
 
+@pytest.mark.needs_ipv6
+async def test_a_server_may_have_an_address_of_ipv6() -> None:
+    """By UDP and by TCP."""
+    with dns_server(TABLE, "::1") as server:
+        async with world(server.at) as here:
+            assert texts(await ask(here, "www.example.com")) == [PUBLIC]
+            assert texts(await ask(here, "truncate.example.com")) == [PUBLIC]
+        assert [one["transport"] for one in server.queries()] == ["udp", "udp", "tcp"]
+
+
 def test_the_hosts_servers_are_read_again_when_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaced, and missing for a moment."""
     config = tmp_path / "resolv.conf"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import struct
 import subprocess
@@ -121,7 +123,7 @@ async def test_one_sandbox_is_answered_so_often_and_others_are_answered_meanwhil
 ) -> None:
     """What it asks beyond is dropped by UDP, and waits by TCP."""
     monkeypatch.setattr(resolver, "RATE", 0.5)
-    monkeypatch.setattr(resolver, "BURST", 50.0)
+    monkeypatch.setattr(resolver, "BURST", 100.0)
     asked = query("localhost").to_wire()
     async with world(server.at) as here:
         with datagrams(here) as sock, datagrams(here, B) as other:
@@ -130,12 +132,32 @@ async def test_one_sandbox_is_answered_so_often_and_others_are_answered_meanwhil
                     await sock.send(asked)
                 await other.send(query("www.example.com").to_wire())
                 assert dns.message.from_wire(await other.recv(1000)).rcode() == dns.rcode.NOERROR
-            for _ in range(50):
+            for _ in range(100):
                 await sock.recv(1000)
             with pytest.raises(BlockingIOError):
                 sock._sock.recv(1)  # type: ignore[attr-defined]
         async with connection(here) as stream:
             assert (await ask_by_tcp(stream, query("localhost"))).rcode() == dns.rcode.NOERROR
+
+
+async def test_without_a_descriptor_a_query_fails_and_the_next_one_works(server: DnsServer) -> None:
+    """Those of the process are used up for a moment; a connection then waits to be accepted."""
+    async with world(server.at) as here:
+        assert await code(here, "www.example.com") == "NOERROR"
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with connection(here) as stream:
+            with datagrams(here) as sock:
+                await sock.send(query("localhost").to_wire())
+                await sock.recv(1000)
+                lowest = os.open("/dev/null", os.O_RDONLY)
+                os.close(lowest)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+                try:
+                    await sock.send(query("www.example.com").to_wire())
+                    assert dns.message.from_wire(await sock.recv(1000)).rcode() == dns.rcode.SERVFAIL
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert (await ask_by_tcp(stream, query("www.example.com"))).rcode() == dns.rcode.NOERROR
 
 
 async def test_no_bytes_end_it(server: DnsServer) -> None:
