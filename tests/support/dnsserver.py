@@ -10,8 +10,8 @@ The table has names in lower case, or "*" for all others; a name that is not in 
     ttl         seconds, of all of them; 60
     turns       a list of entries, of which each query has the next one, and again from the start
     delay       seconds before the answer
-    fault       drop: no answer; servfail, refused, formerr, notimp: that code; truncate: TC by UDP, and half of it is
-                missing; wrong-id, wrong-question, garbage: such an answer; then-right: wrong-id, wrong-question and
+    fault       drop: no answer; servfail, refused, formerr, notimp: that code; truncate: TC by UDP, and half of what
+                is behind the question is missing; wrong-id, wrong-question, garbage: such an answer; then-right: wrong-id, wrong-question and
                 garbage, and then the right one; no-edns: FORMERR to whoever uses it; echo: the query sent back;
                 early-end: by TCP, an end of file in the middle; always-tc: TC by UDP and by TCP
     wire        an answer in hexadecimal digits, behind the query's first two bytes
@@ -114,7 +114,8 @@ class Zone:
             case "drop":
                 return []
             case "truncate" if by_udp:
-                return [right[:2] + cut + right[3 : 12 + (len(right) - 12) // 2]]
+                start = 12 + len(query.question[0].name.to_wire() or b"") + 4
+                return [right[:2] + cut + right[3 : start + (len(right) - start) // 2]]
             case "always-tc":
                 return [right[:2] + cut + right[3:]]
             case "wrong-id":
