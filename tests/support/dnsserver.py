@@ -11,8 +11,8 @@ The table has names in lower case, or "*" for all others; a name that is not in 
     turns       a list of entries, of which each query has the next one, and again from the start
     delay       seconds before the answer
     fault       drop: no answer; servfail, refused, formerr, notimp: that code; truncate: TC by UDP, and half of what
-                is behind the question is missing; wrong-id, wrong-question, garbage: such an answer; then-right: wrong-id, wrong-question and
-                garbage, and then the right one; no-edns: FORMERR to whoever uses it; echo: the query sent back;
+                is behind the question is missing; wrong-id, wrong-question, garbage: such an answer; then-right: all
+                of these, and then the right one; no-edns: FORMERR to whoever uses it; echo: the query sent back;
                 early-end: by TCP, an end of file in the middle; always-tc: TC by UDP and by TCP
     wire        an answer in hexadecimal digits, behind the query's first two bytes
 """
