@@ -188,18 +188,22 @@ class SandboxNetwork(Part):
             core.machine.require(*ACTIVE, SandboxStatus.SUSPENDED, action="change the network of")
             before, self.allocation = self.allocation, allocation
             try:
-                await self._apply()
+                await self._apply(before)
             except BaseException:
                 self.allocation = before
                 raise
             resources = dataclasses.replace(core.config.resources, network=allocation)
             core.config = dataclasses.replace(core.config, resources=resources)
 
-    async def _apply(self) -> None:
+    async def _apply(self, before: NetworkAllocation) -> None:
+        """Addresses that were given out under other rules for names are to be asked for anew."""
+        others = (before.allowed_domains, before.blocked_domains) != (
+            self.allocation.allowed_domains, self.allocation.blocked_domains,
+        )  # fmt: skip
         with trio.CancelScope(shield=True):
             if self.port is not None and self.is_attached():
                 router = self._router()
-                await router.change(self.port, self._make_policy())
+                await router.change(self.port, self._make_policy(), forget_names=others)
                 assert self._networking is not None
                 self._networking.answer(self.port, self._make_names(router, self.port))
             elif self.wanted:

@@ -114,7 +114,6 @@ WORST: Mapping[str, object] = MappingProxyType(
 )
 
 
-@pytest.mark.lane_unified
 def test_the_parts_of_a_network_are_tried_where_that_is_asked_for() -> None:
     """In namespaces of a child's own: this machine has no device, table or queue more than before."""
     before = Path("/proc/net/dev").read_text().count("\n")

@@ -268,9 +268,9 @@ def test_what_cannot_be_connected_is_refused_and_changes_nothing() -> None:
             with pytest.raises(nsbox.ConfigError, match=one.id):
                 network.connect(other, name)
         wrong: tuple[Any, ...] = ("", "a.b", "-a", "a_b", "é", "a" * 64, " a", 3)
-        for name in wrong:
+        for no_name in wrong:
             with pytest.raises(nsbox.ConfigError, match="name="):
-                network.connect(other, name)
+                network.connect(other, no_name)
         with pytest.raises(nsbox.ConfigError, match="sandbox="):
             network.connect("db")  # type: ignore[arg-type]
         for action in (network.disconnect, network.reconnect):
@@ -284,9 +284,9 @@ def test_what_cannot_be_connected_is_refused_and_changes_nothing() -> None:
         with pytest.raises(nsbox.InvalidStateError, match="terminated"):
             network.connect(other)
     wrong = ("", "a b", "*.a", "ä", 3)
-    for name in wrong:
+    for no_name in wrong:
         with pytest.raises(nsbox.ConfigError, match="name="):
-            nsbox.Network(name)
+            nsbox.Network(no_name)
 
 
 def test_a_network_is_of_one_event_loop() -> None:
