@@ -1,4 +1,4 @@
-"""What tests of networks stand on, tests/support/internet.py: here without a sandbox in it."""
+"""What tests of networks stand on, tests/support/little_internet.py: here without a sandbox in it."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from internet import GATEWAY, HOST, METADATA, NEIGHBOUR, WEB, Internet, Service, little_internet
+from little_internet import GATEWAY, HOST, METADATA, NEIGHBOUR, WEB, Internet, Service, little_internet
 
 ASK = """
 import errno, json, os, socket, sys
