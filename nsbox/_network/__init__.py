@@ -1,12 +1,25 @@
 """The network of sandboxes: a router in a namespace of its own, its rules, its way out, and its resolver.
 
-answering  one query, from its bytes to those of its answer
-decisions  what it is answered with
-doors      what the launcher opens in it, and in a sandbox
-names      which names and addresses a sandbox may know
-queries    DNS messages, as they come from sandboxes and go to them
-resolver   what sandboxes ask for names
-shares     how much of the resolver one of them may have
-streams    DNS by TCP
-upstream   the servers that the resolver asks
+addresses    which addresses sandboxes have
+answering    one query, from its bytes to those of its answer
+connections  what the kernel knows of their connections
+decisions    what it is answered with
+doors        what the launcher opens in it, and in a sandbox
+ground       what a router has before it has sandboxes
+messages     interfaces, addresses, routes and queues, for the kernel
+names        which names and addresses a sandbox may know
+netlink      how the kernel is asked
+nftables     rules, for the kernel
+pasta        the way out without root
+policy       what a sandbox may reach
+ports        what connects one sandbox
+queries      DNS messages, as they come from sandboxes and go to them
+resolver     what sandboxes ask for names
+router       all of it together
+rules        which rules there are
+shared       what sandboxes share in them
+shares       how much of the resolver one of them may have
+streams      DNS by TCP
+uplink       the way out as root
+upstream     the servers that the resolver asks
 """

@@ -24,8 +24,8 @@ SOCKETS = (
     Path(f"/tmp/nsbox-{os.getuid()}"),
 )
 """Where supervisors of one user have their sockets: there while one of them, not only ours, lives."""
-PERMANENT = (STATE, STATE / "uid-ranges", *SOCKETS)
-"""The register of uid ranges, which all supervisors of a host share, stays."""
+PERMANENT = (STATE, STATE / "uid-ranges", STATE / "address-ranges", *SOCKETS)
+"""The registers of ranges, which all supervisors of a host share, stay."""
 DIRECTORIES = ("/run", f"/run/user/{os.getuid()}", "/var/tmp", "/dev/shm", tempfile.gettempdir())
 
 

@@ -1,0 +1,188 @@
+"""What a router has before it has sandboxes: a range of addresses, its rules, its way out."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from nsbox._errors import SetupError, UnsupportedHostError
+from nsbox._network import messages, pasta, rules, uplink
+from nsbox._network.addresses import (
+    GATEWAY,
+    AddressPool,
+    HostAddresses,
+    choose_range,
+    open_register,
+    private6,
+)
+from nsbox._network.connections import connections_of
+from nsbox._network.doors import RouterDoor
+from nsbox._network.netlink import Netlink
+from nsbox._network.pasta import PastaUplink
+from nsbox._network.uplink import HostUplink
+
+_LOOPBACK = 1
+"""Index of lo; it is the first interface of every network namespace."""
+_RESOLVER = 3
+"""Place in the range: the router's own address for IPv6, where errors come from."""
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOENT)
+"""How the kernel says that it has not what a message is about."""
+
+
+@contextlib.contextmanager
+def needs_kernel(what: str, module: str, *, also: tuple[int, ...] = (errno.EINVAL,)) -> Iterator[None]:
+    """Tell a part of the kernel that is missing from any other error.
+
+    Args:
+        what: The part, for people.
+        module: What it is called.
+        also: What else the kernel says then: the messages are right where it has the part.
+    """
+    try:
+        yield
+    except SetupError as exc:
+        if exc.errno not in (*_UNSUPPORTED, *also):
+            raise
+        raise UnsupportedHostError(
+            f"this kernel lacks {what}, which a network in a sandbox needs: {exc.strerror}",
+            ("network",),
+            (f"modprobe {module}, or a kernel that has it",),
+        ) from exc
+
+
+@dataclass(slots=True, kw_only=True)
+class Ground:
+    """See the module; made by `lay`.
+
+    Attributes:
+        door: The router's namespace.
+        routes: Its interfaces, addresses and routes.
+        filters: Its rules.
+        host: The host's addresses.
+        pool: The addresses of sandboxes.
+        way_out: The uplink.
+        ipv6: Whether sandboxes have IPv6 at all.
+        egress6: Whether it leads outside.
+        description: For people.
+    """
+
+    door: RouterDoor
+    routes: Netlink
+    filters: Netlink
+    host: HostAddresses
+    pool: AddressPool
+    way_out: HostUplink | PastaUplink
+    ipv6: bool
+    egress6: bool
+    description: str
+    _stack: contextlib.ExitStack
+
+    def close(self) -> None:
+        """Remove all of it from the host, and close the door; idempotent."""
+        self._stack.close()
+
+
+async def lay(door: RouterDoor, *, as_root: bool) -> Ground:
+    """Make it.
+
+    Raises:
+        UnsupportedHostError: The host lacks something; with the remedy.
+        SetupError: The kernel refused a step. Nothing is left on the host in either case; the door is closed.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(door.close)
+        program = None if as_root else pasta.find_pasta()
+        if as_root:
+            uplink.require_forwarding()
+        routes, filters = Netlink(door.routes), Netlink(door.filters)
+        host = HostAddresses()
+        stack.callback(host.close)
+        pool, default4, default6 = _choose_addresses(host, stack, as_root=as_root)
+        ipv6 = _forwards_ipv6(routes)
+        egress6, lacking6 = _egress_of_ipv6(ipv6=ipv6, default=default6, as_root=as_root)
+        if not as_root and not default4:
+            raise UnsupportedHostError(
+                "pasta needs an IPv4 default route on the host", ("network",), ("ip route add default …",)
+            )
+        with needs_kernel("nf_tables with its connection tracking, NAT, reject and connlimit", "nf_tables"):
+            filters.commit(*rules.foundation(pool.range4, pool.range6, masquerade=not as_root))
+        with needs_kernel("nf_conntrack_netlink", "nf_conntrack_netlink"):
+            connections_of(filters, 0)
+        _set_up(routes, door, pool, ipv6=ipv6)
+        way_out: HostUplink | PastaUplink
+        if program is None:
+            with needs_kernel("veth or nf_tables with owned tables (Linux 5.12)", "veth nf_tables"):
+                way_out = HostUplink(host.netlink, routes, door.namespace, pool, ipv6=egress6)
+        else:
+            way_out = await PastaUplink.open(program, door, routes, pool, ipv6=egress6)
+        stack.callback(way_out.close)
+        through = "veth pairs and nftables" if as_root else "veth pairs, nftables and pasta"
+        return Ground(
+            door=door,
+            routes=routes,
+            filters=filters,
+            host=host,
+            pool=pool,
+            way_out=way_out,
+            ipv6=ipv6,
+            egress6=egress6,
+            description=f"{through}; IPv6: {lacking6 or 'as IPv4'}",
+            _stack=stack.pop_all(),
+        )
+
+
+def _choose_addresses(
+    host: HostAddresses, stack: contextlib.ExitStack, *, as_root: bool
+) -> tuple[AddressPool, bool, bool]:
+    """The range, and whether the host has default routes of IPv4 and of IPv6."""
+    found = [messages.route_in(answer) for answer in host.netlink.ask(messages.ask_routes(socket.AF_UNSPEC))]
+    known = [route for route in found if route is not None]
+    defaults = {route.target.version for route in known if route.unicast and not route.target.prefixlen}
+    used = [route.target for route in known if isinstance(route.target, IPv4Network) and route.target.prefixlen]
+    used += [IPv4Network((one, 32)) for one in host.read() if len(one) == 4]
+    register = None
+    if as_root:  # else nobody but pasta sees the addresses
+        register = open_register()
+        stack.callback(os.close, register)
+    return AddressPool(choose_range(used, register), private6()), 4 in defaults, 6 in defaults
+
+
+def _forwards_ipv6(routes: Netlink) -> bool:
+    """Whether the router can do anything with IPv6: the launcher switched that on where the kernel has it."""
+    try:
+        answers = routes.ask(messages.ask_forwarding6())
+    except SetupError as exc:
+        if exc.errno not in (*_UNSUPPORTED, errno.EINVAL, errno.ENODEV):
+            raise
+        return False
+    return any(map(messages.forwarding_in, answers))
+
+
+def _egress_of_ipv6(*, ipv6: bool, default: bool, as_root: bool) -> tuple[bool, str]:
+    """Whether IPv6 leads outside, and why not."""
+    if not ipv6:
+        return False, "none, as the router cannot forward it"
+    if not default:
+        return False, "between sandboxes only, as the host has no default route for it"
+    if as_root and not uplink.forwards_ipv6():
+        return False, "between sandboxes only, as net.ipv6.conf.all.forwarding of the host is 0"
+    return True, ""
+
+
+def _set_up(routes: Netlink, door: RouterDoor, pool: AddressPool, *, ipv6: bool) -> None:
+    """The router's own address, its resolver's sockets, and an answer for addresses that are nobody's."""
+    parts = [messages.up(_LOOPBACK), messages.address(_LOOPBACK, GATEWAY), messages.unreachable(pool.range4)]
+    if ipv6:
+        parts += [messages.address(_LOOPBACK, pool.own6(_RESOLVER)), messages.unreachable(pool.range6)]
+    routes.do(*parts)
+    try:
+        door.dns_tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for sock in (door.dns_udp, door.dns_tcp):
+            sock.bind((str(GATEWAY), 53))
+    except OSError as exc:
+        raise SetupError("network", exc.errno or errno.EIO, f"cannot bind the resolver: {exc.strerror}") from exc

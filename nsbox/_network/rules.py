@@ -1,0 +1,370 @@
+"""The rules of the router: a table of its own in its own namespace, in which every sandbox has a chain.
+
+::
+
+    prerouting   a sandbox' packet that has not the sandbox' address: drop; from sandbox to sandbox: no connection
+    forward      from or to a suspended sandbox: drop
+                 from a sandbox: its chain c<number>
+                 to a sandbox: accept what belongs to a connection that its chain accepted; drop
+    input        from a sandbox to the resolver: accept; drop
+    c<number>    to a sandbox: accept what its segments allow (p<number>), or refuse
+                 to a blocked address, another resolver, a port that is not allowed: refuse
+                 of a connection that was accepted before: accept
+                 to an address that no allowed name has: refuse; one connection too many (k<number>): refuse
+                 to the outside: mark the connection, accept
+    postrouting  with pasta: masquerade
+
+A connection's mark is the number of the sandbox, and no number is used twice: who is given the address of a sandbox
+that is gone does not get its connections. What was blocked is refused before established connections are accepted, so
+that a narrower policy ends them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Network, IPv6Network
+
+from nsbox._network import nftables as nft
+from nsbox._network.addresses import GATEWAY
+from nsbox._network.netlink import Template
+from nsbox._network.nftables import IPV4, IPV6, Expression, Meta, Type, Verdict
+from nsbox._network.policy import Policy, address_ranges, port_ranges
+
+TABLE = nft.Table("nsbox")
+UPLINK = "uplink"
+"""The interface of the router that leads outside."""
+MOST_CONNECTIONS = 2**32 - 1
+
+_PREROUTING, _INPUT, _FORWARD, _POSTROUTING = 0, 1, 2, 4  # NF_INET_*
+_RAW, _FILTER, _SOURCE_NAT = -300, 0, 100  # NF_IP_PRI_*
+_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58  # IPPROTO_*
+_SOURCE, _DESTINATION = 0, 1
+_SANDBOXES = b"v"
+"""What the names of all interfaces begin with that lead to sandboxes."""
+
+_NUMBER, _OTHER = "99999999", "88888888"
+_MARK, _LIMIT = 0xDEC0DE42, 0xFEEDF00D
+PLACES = {
+    "number": _NUMBER.encode(),
+    "other": _OTHER.encode(),
+    "mark": struct.pack("=I", _MARK),
+    "limit": struct.pack(">I", _LIMIT),
+}
+
+
+def digits(number: int) -> bytes:
+    """A number as it is in the names of interfaces, chains and sets: of one length always."""
+    return b"%08d" % number
+
+
+def interface(number: int) -> str:
+    """The router's end of a sandbox' veth pair."""
+    return f"v{number:08d}"
+
+
+def key_of_interface(number: int) -> bytes:
+    """Its name as the key of a set (IFNAMSIZ)."""
+    return interface(number).encode().ljust(16, b"\0")
+
+
+def mark_of(number: int) -> bytes:
+    """What the connections of a sandbox are marked with."""
+    return struct.pack("=I", number)
+
+
+# Parts of rules.
+
+
+def _address(version: int, side: int, register: int = 0) -> list[Expression]:
+    """Go on with packets of one version of IP, and load an address."""
+    start = [nft.meta(Meta.NFPROTO), nft.equal(bytes([IPV4 if version == 4 else IPV6]))]
+    if version == 4:
+        return [*start, nft.network(16 if side == _DESTINATION else 12, 4, register)]
+    return [*start, nft.network(24 if side == _DESTINATION else 8, 16, register)]
+
+
+def _refuse() -> list[Expression]:
+    return [nft.count(f"r{_NUMBER}"), nft.verdict(Verdict.GOTO, "refuse")]
+
+
+def _protocol(number: int) -> list[Expression]:
+    return [nft.meta(Meta.L4PROTO), nft.equal(bytes([number]))]
+
+
+def _from(name: bytes) -> list[Expression]:
+    return [nft.meta(Meta.IIFNAME), nft.equal(name)]
+
+
+def _to(name: bytes) -> list[Expression]:
+    return [nft.meta(Meta.OIFNAME), nft.equal(name)]
+
+
+_UPLINK_KEY = UPLINK.encode().ljust(16, b"\0")
+
+
+# What is there once.
+
+
+def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) -> list[bytes]:
+    """The table, without a sandbox.
+
+    Args:
+        range4: Where the sandboxes' addresses are from.
+        range6: The same, for IPv6.
+        masquerade: Whether all sandboxes share the address of the uplink.
+    """
+    table, rule, drop, accept = TABLE, TABLE.rule, nft.verdict(Verdict.DROP), nft.verdict(Verdict.ACCEPT)
+    parts = [
+        table.make(owned=False),
+        table.set("cells", Type.NAME, verdicts=True),
+        table.set("peers", Type.NAME, verdicts=True),
+        table.set("suspended", Type.NAME),
+        table.set("own4", Type.NAME, Type.IPV4),
+        table.set("own6", Type.NAME, Type.IPV6),
+        table.set("flows", Type.NAME, Type.MARK),
+        table.set("host4", Type.IPV4),
+        table.set("host6", Type.IPV6),
+        table.set("protocols", Type.PROTOCOL),
+        table.add("protocols", [nft.element(bytes([one])) for one in (_ICMP, _TCP, _UDP, _ICMPV6)]),
+        table.set("carriers", Type.PROTOCOL),
+        table.add("carriers", [nft.element(bytes([one])) for one in (_TCP, _UDP)]),
+        table.set("resolvers", Type.PORT),
+        table.add("resolvers", [nft.element(struct.pack(">H", port)) for port in (53, 853)]),
+        *(table.chain(name) for name in ("between", "refuse")),
+        table.base_chain("prerouting", _PREROUTING, _RAW),
+        table.base_chain("forward", _FORWARD, _FILTER, drop=True),
+        table.base_chain("input", _INPUT, _FILTER, drop=True),
+    ]
+    for version, target in ((4, range4), (6, range6)):
+        own = [nft.meta(Meta.IIFNAME), nft.within(f"own{version}", inverted=True), drop]
+        address = _address(version, _SOURCE, 4)
+        parts.append(rule("prerouting", *_from(_SANDBOXES), *address, *own))
+        inside = [nft.masked(target.netmask.packed), nft.equal(target.network_address.packed)]
+        parts.append(rule("prerouting", *_from(_SANDBOXES), *_address(version, _DESTINATION), *inside, nft.untracked()))
+    resolver = [*_address(4, _DESTINATION), nft.equal(GATEWAY.packed)]
+    known = [nft.connection_mark(4), nft.meta(Meta.OIFNAME), nft.within("flows")]
+    port = [nft.transport(2, 2), nft.equal(struct.pack(">H", 53))]
+    parts += [
+        rule("forward", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
+        rule("forward", nft.meta(Meta.OIFNAME), nft.within("suspended"), drop),
+        rule("forward", nft.meta(Meta.IIFNAME), nft.by_map("cells")),
+        rule("forward", *nft.state(nft.ESTABLISHED_OR_RELATED), *known, accept),
+        rule("input", *_from(b"lo".ljust(16, b"\0")), accept),
+        rule("input", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
+        *(rule("input", *_from(_SANDBOXES), *resolver, *_protocol(one), *port, accept) for one in (_TCP, _UDP)),
+        rule("input", *nft.state(nft.ESTABLISHED_OR_RELATED), accept),
+        rule("input", *_from(_SANDBOXES), nft.verdict(Verdict.GOTO, "refuse")),
+        rule("between", nft.meta(Meta.IIFNAME), nft.by_map("peers")),
+        # Over a veth pair the answer comes while connect(2) has its socket: a reset waits, an error of ICMP is lost
+        rule("refuse", *_protocol(_TCP), nft.reset()),
+        rule("refuse", nft.unreachable(3)),
+        # Does this kernel have what comes later, and not for every sandbox?
+        table.chain("probe"),
+        rule("probe", nft.more_connections_than(1), drop),
+        table.remove_chain("probe"),
+    ]
+    if masquerade:
+        parts.append(table.base_chain("postrouting", _POSTROUTING, _SOURCE_NAT, kind="nat"))
+        parts.append(rule("postrouting", *_to(_UPLINK_KEY), nft.masquerade()))
+        parts.append(rule("prerouting", *_from(_UPLINK_KEY), *_reset_acknowledged()))
+    return parts
+
+
+def _reset_acknowledged() -> list[Expression]:
+    """Where a server refuses, pasta of 2023 sends a reset without ACK, which nobody believes (RFC 9293, 3.10.7.3)."""
+    only_reset = [nft.transport(12, 2), nft.masked(b"\x00\x17"), nft.equal(b"\x00\x04")]  # of FIN, SYN, RST and ACK
+    return [*_protocol(_TCP), *only_reset, nft.transport(12, 2), nft.masked(b"\xff\xef", b"\x00\x10"),
+            nft.write_transport(12, 2)]  # fmt: skip
+
+
+# What each sandbox has.
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What of a policy decides which rules there are; the rest is in their places, and in sets."""
+
+    access: bool
+    blocks_host: bool
+    has_ports: bool
+    by_name: bool
+    limited: bool
+
+    @classmethod
+    def of(cls, policy: Policy) -> Form:
+        """The form of a policy's rules."""
+        return cls(
+            policy.access,
+            policy.blocks_host,
+            policy.allowed_ports is not None,
+            policy.by_name,
+            policy.connections_limit is not None,
+        )
+
+
+@cache
+def opened(form: Form) -> Template:
+    """All of a sandbox but its elements and its limit of connections."""
+    made = [TABLE.counter(f"r{_NUMBER}"), TABLE.counter(f"l{_NUMBER}"), TABLE.chain(f"c{_NUMBER}")]
+    if form.by_name:
+        made += _names()
+    if form.limited:
+        made += [TABLE.chain(f"k{_NUMBER}"), *_limit()]
+    return Template(b"".join((*made, *_rules(form))), PLACES)
+
+
+@cache
+def changed(form: Form) -> Template:
+    """Other rules in the chain of a sandbox."""
+    return Template(b"".join((TABLE.empty_chain(f"c{_NUMBER}"), *_rules(form))), PLACES)
+
+
+@cache
+def closed(form: Form) -> Template:
+    """What `opened` made, removed; the elements that lead to it have to be removed before."""
+    gone = [TABLE.remove_chain(f"c{_NUMBER}")]
+    if form.limited:
+        gone.append(TABLE.remove_chain(f"k{_NUMBER}"))
+    if form.by_name:
+        gone += [TABLE.remove_set(f"names{version}_{_NUMBER}") for version in (4, 6)]
+    return Template(b"".join((*gone, *(TABLE.remove_counter(f"{one}{_NUMBER}") for one in "rl"))), PLACES)
+
+
+@cache
+def names(*, made: bool) -> Template:
+    """The sets of addresses that a sandbox learnt by name."""
+    gone = [TABLE.remove_set(f"names{version}_{_NUMBER}") for version in (4, 6)]
+    return Template(b"".join(_names() if made else gone), PLACES)
+
+
+@cache
+def limit(*, made: bool, changed: bool) -> Template:
+    """The chain that counts connections: made, changed, or removed. It forgets what it counted with every change."""
+    chain = f"k{_NUMBER}"
+    if not made:
+        return Template(TABLE.remove_chain(chain), PLACES)
+    return Template(b"".join((TABLE.empty_chain(chain) if changed else TABLE.chain(chain), *_limit())), PLACES)
+
+
+def _names() -> list[bytes]:
+    return [TABLE.set(f"names4_{_NUMBER}", Type.IPV4, timeouts=True),
+            TABLE.set(f"names6_{_NUMBER}", Type.IPV6, timeouts=True)]  # fmt: skip
+
+
+def _limit() -> list[bytes]:
+    over = nft.more_connections_than(_LIMIT)
+    return [TABLE.rule(f"k{_NUMBER}", over, nft.count(f"l{_NUMBER}"), nft.verdict(Verdict.GOTO, "refuse"))]
+
+
+def _rules(form: Form) -> Iterator[bytes]:
+    def rule(*expressions: Expression) -> bytes:
+        return TABLE.rule(f"c{_NUMBER}", *expressions)
+
+    yield rule(*_to(_SANDBOXES), nft.verdict(Verdict.JUMP, "between"))
+    yield rule(*_to(_SANDBOXES), *_refuse())
+    if form.access:
+        yield from (rule(*_blocked(version, f"blocked{version}_{_OTHER}")) for version in (4, 6))
+        if form.blocks_host:
+            yield from (rule(*_blocked(version, f"host{version}")) for version in (4, 6))
+        to_port = [nft.meta(Meta.L4PROTO), nft.within("carriers"), nft.transport(2, 2)]
+        yield rule(*to_port, nft.within("resolvers"), *_refuse())
+        passing = "carriers" if form.has_ports else "protocols"
+        yield rule(nft.meta(Meta.L4PROTO), nft.within(passing, inverted=True), *_refuse())
+        if form.has_ports:
+            yield rule(nft.transport(2, 2), nft.within(f"ports_{_OTHER}", inverted=True), *_refuse())
+        yield rule(*nft.state(nft.NO_CONNECTION), nft.verdict(Verdict.DROP))
+        yield rule(nft.connection_mark(), nft.equal(PLACES["mark"]), nft.verdict(Verdict.ACCEPT))
+        if form.by_name:
+            for version in (4, 6):
+                unknown = nft.within(f"names{version}_{_NUMBER}", inverted=True)
+                yield rule(*_address(version, _DESTINATION), unknown, *_refuse())
+        if form.limited:
+            yield rule(nft.verdict(Verdict.JUMP, f"k{_NUMBER}"))
+        yield rule(*_to(_UPLINK_KEY), *nft.mark_connection(PLACES["mark"]), nft.verdict(Verdict.ACCEPT))
+    yield rule(*_refuse())
+
+
+def _blocked(version: int, name: str) -> list[Expression]:
+    return [*_address(version, _DESTINATION), nft.within(name), *_refuse()]
+
+
+# What sandboxes with equal policies share.
+
+
+def shared_sets(number: int, policy: Policy) -> list[bytes]:
+    """The sets of blocked networks and allowed ports, with their elements."""
+    made = []
+    for version, kind, length in ((4, Type.IPV4, 4), (6, Type.IPV6, 16)):
+        name = f"blocked{version}_{number:08d}"
+        ranges = address_ranges(policy.blocked_networks, version)
+        made += [TABLE.set(name, kind, intervals=True), *_intervals(name, ranges, length)]
+    if policy.allowed_ports is not None:
+        name = f"ports_{number:08d}"
+        made += [TABLE.set(name, Type.PORT, intervals=True), *_intervals(name, port_ranges(policy.allowed_ports), 2)]
+    return made
+
+
+def _intervals(name: str, ranges: tuple[tuple[int, int], ...], length: int) -> list[bytes]:
+    return [TABLE.add(name, [nft.interval(first, last, length) for first, last in ranges])] if ranges else []
+
+
+def without_shared_sets(number: int, policy: Policy) -> list[bytes]:
+    """Remove what `shared_sets` made; no rule may use them any more."""
+    names = [f"blocked4_{number:08d}", f"blocked6_{number:08d}"]
+    if policy.allowed_ports is not None:
+        names.append(f"ports_{number:08d}")
+    return [TABLE.remove_set(name) for name in names]
+
+
+# Segments.
+
+
+@cache
+def segment(*, made: bool) -> Template:
+    """The sets of a segment: all its members, and those that are not cut off."""
+    kinds = [(kind, version) for kind in ("all", "linked") for version in (4, 6)]
+    parts = [
+        TABLE.set(f"{kind}{version}_{_OTHER}", Type.IPV4 if version == 4 else Type.IPV6)
+        if made
+        else TABLE.remove_set(f"{kind}{version}_{_OTHER}")
+        for kind, version in kinds
+    ]
+    return Template(b"".join(parts), PLACES)
+
+
+@cache
+def peers(what: str) -> Template:
+    """The chain of a sandbox that is in segments: "made", "emptied" or "removed"."""
+    chain = f"p{_NUMBER}"
+    parts = {"made": TABLE.chain, "emptied": TABLE.empty_chain, "removed": TABLE.remove_chain}
+    return Template(parts[what](chain), PLACES)
+
+
+@cache
+def linked() -> Template:
+    """Two members that are not cut off: accept."""
+    return _both("linked", Verdict.ACCEPT)
+
+
+@cache
+def parted() -> Template:
+    """Two members, one of which is cut off: drop, as a broken cable would."""
+    return _both("all", Verdict.DROP)
+
+
+def _both(kind: str, verdict: Verdict) -> Template:
+    rules = [
+        TABLE.rule(
+            f"p{_NUMBER}",
+            *_address(version, _SOURCE),
+            nft.within(f"{kind}{version}_{_OTHER}"),
+            nft.network(16 if version == 4 else 24, 4 if version == 4 else 16),
+            nft.within(f"{kind}{version}_{_OTHER}"),
+            nft.verdict(verdict),
+        )
+        for version in (4, 6)
+    ]
+    return Template(b"".join(rules), PLACES)
