@@ -143,6 +143,22 @@ def own_kernel() -> str | None:
     return "the kernel is shared with others"
 
 
+def egress() -> str | None:
+    """A sandbox can be given a way out: nftables of the family inet, and without root pasta with a device for it."""
+    as_user = os.geteuid() != 0
+    nft = shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if nft is None:
+        return "nft is not installed (package nftables)"
+    namespaces = ["--user", "--map-root-user", "--net"] if as_user else ["--net"]
+    command = ["unshare", *namespaces, nft, "add", "table", "inet", "probe"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"no table of nftables' family inet: {made.stderr.strip().partition(chr(10))[0]}"
+    if as_user and shutil.which("pasta") is None:
+        return "pasta is not installed (package passt)"
+    return "no access to /dev/net/tun" if as_user and not os.access("/dev/net/tun", os.R_OK | os.W_OK) else None
+
+
 PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_root": cache(root),
     "needs_rootless": cache(rootless),
@@ -157,9 +173,10 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "needs_ipv6": cache(ipv6),
     "needs_static": cache(static),
     "needs_own_kernel": cache(own_kernel),
+    "needs_egress": cache(egress),
 }
 
-EVERYWHERE = frozenset({"needs_user_namespace", "needs_ipv6", "needs_static"})
+EVERYWHERE = frozenset({"needs_user_namespace", "needs_ipv6", "needs_static", "needs_egress"})
 ROOTS = EVERYWHERE | {"needs_root", "needs_cgroups", "needs_loop", "needs_plot", "needs_scopes"}
 LANES: Mapping[str, frozenset[str]] = {
     "hybrid-root": ROOTS | {"needs_hybrid"},
