@@ -4,6 +4,7 @@
 #include "sys.h"
 
 enum { SLOT_CPU_US = 0, SLOT_OOM_KILLS = 4, CPU_CHECK_MIN_NS = 2000000, OOM_CHECK_NS = 100000000 };
+static const uint64_t CPU_CHECK_MAX_US = 86400000000; /* a day; in ns it still fits */
 
 static bool runs(const struct task *task)
 {
@@ -63,7 +64,8 @@ static void check_cpu(struct launcher *launcher, struct task *task, uint64_t now
 		turn_over(launcher, task, REASON_CPU_TIME);
 		return;
 	}
-	uint64_t wait_ns = (task->cpu_limit_us - used) * 1000000u / task->cpu_rate_milli;
+	uint64_t left_us = task->cpu_limit_us - used;
+	uint64_t wait_ns = (left_us < CPU_CHECK_MAX_US ? left_us : CPU_CHECK_MAX_US) * 1000000u / task->cpu_rate_milli;
 	task->cpu_check_at = now + (wait_ns > CPU_CHECK_MIN_NS ? wait_ns : CPU_CHECK_MIN_NS);
 }
 

@@ -18,7 +18,7 @@
 #include "sys.h"
 #include "warm.h"
 
-enum { SOCKET = 3, LIBRARY = 4, MOST_ARGUMENTS = 64 };
+enum { SOCKET = 3, LIBRARY = 4 };
 
 struct interpreter {
 	struct source socket;
@@ -185,41 +185,50 @@ static void answer_ready(struct launcher *launcher, struct source *source, uint3
 	drop_fd(&pidfd);
 }
 
-static char **read_words(struct reader *reader, char **words)
+/* NULL-ended, to be freed; the words lie in the payload. */
+static char **read_words(struct reader *reader)
 {
 	uint32_t count = read_count(reader, 5);
+	char **words = calloc(count + 1, sizeof *words);
 
-	for (uint32_t i = 0; i < count && i < MOST_ARGUMENTS; i++)
+	if (!words)
+		give_up_all();
+	for (uint32_t i = 0; i < count; i++)
 		words[i] = (char *)(uintptr_t)read_string(reader);
-	words[count < MOST_ARGUMENTS ? count : MOST_ARGUMENTS] = NULL;
 	return words;
+}
+
+static int warm_template(struct launcher *launcher, struct template *template, char **argv, char **envp, const int *fds,
+                         struct failure *failure)
+{
+	struct interpreter *interpreter = calloc(1, sizeof *interpreter);
+
+	if (!interpreter)
+		give_up_all();
+	*interpreter = (struct interpreter){ .socket = { .fd = -1 }, .template = template, .pid = -1, .pidfd = -1 };
+	template->interpreter = interpreter;
+	if (start(launcher, interpreter, argv, envp, fds[0], fds[1], failure) == 0)
+		return 0;
+	release(launcher, interpreter);
+	return -1;
 }
 
 void warm_start(struct launcher *launcher, uint32_t id, struct payload *payload, const int *fds, unsigned fd_count)
 {
 	struct template *template = template_find(launcher, id);
 	struct reader reader = payload_reader(payload);
-	char *argv[MOST_ARGUMENTS + 1], *envp[MOST_ARGUMENTS + 1];
+	char **argv = read_words(&reader), **envp = read_words(&reader);
 	struct failure failure;
-	struct interpreter *interpreter = NULL;
 
-	(void)read_words(&reader, argv);
-	(void)read_words(&reader, envp);
 	if (!template || template->interpreter || reader.bad || !argv[0] || fd_count != 2) {
 		errno = EPROTO;
 		(void)fail(&failure, STAGE_PROTOCOL, 0);
 		tell_failed(launcher, DOWN_WARM, id, &failure);
-		return;
-	}
-	interpreter = calloc(1, sizeof *interpreter);
-	if (!interpreter)
-		give_up_all();
-	*interpreter = (struct interpreter){ .socket = { .fd = -1 }, .template = template, .pid = -1, .pidfd = -1 };
-	template->interpreter = interpreter;
-	if (start(launcher, interpreter, argv, envp, fds[0], fds[1], &failure) < 0) {
-		release(launcher, interpreter);
+	} else if (warm_template(launcher, template, argv, envp, fds, &failure) < 0) {
 		tell_failed(launcher, DOWN_WARM, id, &failure);
 	}
+	free(argv);
+	free(envp);
 }
 
 void warm_stop(struct launcher *launcher, struct template *template)

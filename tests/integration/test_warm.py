@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import encodings
 import os
+import pkgutil
 import re
 import signal
 import threading
@@ -137,6 +139,15 @@ def test_preloaded_modules_are_there_at_once() -> None:
         with nsbox.Sandbox(preload=["decimal", "xml.dom.minidom"]) as sandbox:
             assert sandbox.isolation["interpreter"] == "warm"
             assert sandbox.execute("import sys; print('decimal' in sys.modules, 'xml.dom.minidom' in sys.modules)").ok
+
+
+def test_many_modules_can_be_preloaded() -> None:
+    """More than there was room for once."""
+    found = [module.name for module in pkgutil.iter_modules(encodings.__path__)]
+    names = [f"encodings.{name}" for name in found if name not in ("mbcs", "oem")]  # of Windows
+    assert len(names) > 100
+    with nsbox.Sandbox(preload=names) as sandbox:
+        assert sandbox.execute(f"import sys; print(set({names}) - sys.modules.keys())").stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
