@@ -4,7 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -368,32 +368,39 @@ def test_refused_names_are_told_of() -> None:
     assert refused == ["example.com"]
 
 
+class Gathering:
+    """Where so many tasks wait for each other."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._all_here = trio.Event()
+
+    async def wait(self) -> None:
+        """Until the last one has come."""
+        self._missing -= 1
+        if not self._missing:
+            self._all_here.set()
+        await self._all_here.wait()
+
+
 def test_many_members_come_and_go_at_once() -> None:
     """Eight at a time, in one network; each finds its neighbour."""
 
-    async def member(
-        network: nsbox.AsyncNetwork, number: int, ready: Callable[[], None], all_ready: trio.Event
-    ) -> None:
+    async def member(network: nsbox.AsyncNetwork, number: int, come: Gathering, asked: Gathering) -> None:
         async with nsbox.AsyncSandbox(timeout=60) as one:
             await network.connect(one, f"m{number}")
-            ready()
-            await all_ready.wait()
+            await come.wait()
             result = await one.execute(f"import socket; print(socket.gethostbyname('m{(number + 1) % 8}'))")
             assert result.ok, result.stderr
+            await asked.wait()
 
     async def main() -> None:
         for _ in range(2):
             async with nsbox.AsyncNetwork() as network:
-                waiting, all_ready = set(range(8)), trio.Event()
-
-                def ready(number: int, waiting: set[int] = waiting, all_ready: trio.Event = all_ready) -> None:
-                    waiting.discard(number)
-                    if not waiting:
-                        all_ready.set()
-
+                come, asked = Gathering(8), Gathering(8)
                 async with trio.open_nursery() as nursery:
                     for number in range(8):
-                        nursery.start_soon(member, network, number, lambda number=number: ready(number), all_ready)
+                        nursery.start_soon(member, network, number, come, asked)
                 assert dict(network.members) == {}
 
     trio.run(main)
