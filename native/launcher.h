@@ -208,7 +208,7 @@ struct launcher {
 	int proc;                /* this pid namespace's procfs */
 	int pid_namespace;
 	int host_mounts;         /* the one in which OP_BIND finds its sources */
-	int router;              /* network namespace of the router, -1: there is none yet */
+	int router;              /* network namespace that the launcher is in, the router's; -1: it is in the application's */
 	bool user_mode;
 	bool over;               /* the supervisor is gone */
 	bool more_to_reap;

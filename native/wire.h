@@ -101,7 +101,7 @@ enum stage {
 	STAGE_CLONE = 6,         /* clone3 */
 	STAGE_JOIN_CGROUP = 7,   /* moving into a v1 cgroup; index: hierarchy */
 	STAGE_NAMESPACE = 8,     /* unshare or setns */
-	STAGE_NETWORK = 9,       /* index: 0: bringing up loopback; DOWN_NETWORK: enum visit_step */
+	STAGE_NETWORK = 9,       /* index: 0: bringing up loopback; DOWN_NETWORK: enum network_step */
 	STAGE_MOUNT = 10,        /* mounting in the sandbox; index: operation */
 	STAGE_PIVOT = 11,        /* pivot_root */
 	STAGE_ID_MAP = 12,       /* uid_map, gid_map */

@@ -13,12 +13,11 @@ from nsbox._supervisor import wire
 from nsbox._supervisor.start import setup_error
 
 _NETLINK_NETFILTER = 12  # <linux/netlink.h>
-_OPENS_NETFILTER = 5  # enum visit_step: the third descriptor
+_OPENS_NETFILTER = 4  # enum network_step: the third descriptor
 _STEPS = (
-    "bringing up lo", "a process for it", "entering it", "/proc/self/ns/net", "a rtnetlink socket",
+    "bringing up lo", "entering it", "/proc/self/ns/net", "a rtnetlink socket",
     "a nfnetlink socket", "a UDP socket", "a TCP socket", "/proc/self/ns/user", "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.accept_dad", "net.ipv6.conf.default.accept_ra",
-    "sending the descriptors",
 )  # fmt: skip
 
 
