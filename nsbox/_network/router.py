@@ -381,7 +381,7 @@ class Router:
                 parts += [*_name(port, one, TABLE.add, 1.0), *_name(port, one, TABLE.remove)]
             for one, until in wanted.items():
                 # To add what is there changes nothing, and to remove what is not fails; all three are one transaction
-                add = _name(port, one, TABLE.add, until - now)
+                add = tuple(_name(port, one, TABLE.add, until - now))
                 parts += [*add, *_name(port, one, TABLE.remove), *add]
             self._commit(*parts)
             port.names |= wanted
