@@ -119,8 +119,12 @@ async def talks(sandbox: AsyncSandbox, chance: random.Random) -> None:
     pty = (24, 80) if chance.random() < 0.5 else None
     async with await sandbox.spawn(["cat"], pty=pty) as process:
         await process.stdin.send_all(b"hello\n")
-        if b"hello" not in await process.stdout.receive_some():
-            raise WrongOutcomeError("cat does not answer")
+        said = b""
+        while b"hello" not in said:  # a terminal may hand out what it echoes in pieces
+            part = await process.stdout.receive_some()
+            if not part:
+                raise WrongOutcomeError(f"cat does not answer, but {said!r} (pty={pty})")
+            said += part
         if chance.random() < 0.5:
             if pty is None:
                 await process.stdin.aclose()
