@@ -1,9 +1,10 @@
-"""What a router has before it has sandboxes: a range of addresses, its rules, its way out."""
+"""What a router has before it has sandboxes: a range of addresses and rules; and its way out, once one is wanted."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from nsbox._network.doors import RouterDoor
 from nsbox._network.netlink import Netlink
 from nsbox._network.pasta import PastaUplink
 from nsbox._network.uplink import HostUplink
+
+log = logging.getLogger("nsbox")
 
 _LOOPBACK = 1
 """Index of lo; it is the first interface of every network namespace."""
@@ -50,7 +53,7 @@ def needs_kernel(what: str, module: str, *, also: tuple[int, ...] = (errno.EINVA
             raise
         raise UnsupportedHostError(
             f"this kernel lacks {what}, which a network in a sandbox needs: {exc.strerror}",
-            ("network",),
+            ("nf_tables",),
             (f"modprobe {module}, or a kernel that has it",),
         ) from exc
 
@@ -65,10 +68,11 @@ class Ground:
         filters: Its rules.
         host: The host's addresses.
         pool: The addresses of sandboxes.
-        way_out: The uplink.
+        mtu: Of every interface.
         ipv6: Whether sandboxes have IPv6 at all.
-        egress6: Whether it leads outside.
+        egress6: Whether it leads outside, where there is a way.
         description: For people.
+        way_out: The uplink; None: nobody has wanted one.
     """
 
     door: RouterDoor
@@ -76,51 +80,82 @@ class Ground:
     filters: Netlink
     host: HostAddresses
     pool: AddressPool
-    way_out: HostUplink | PastaUplink
+    mtu: int
     ipv6: bool
     egress6: bool
     description: str
+    way_out: HostUplink | PastaUplink | None = None
+    _as_root: bool
+    _default4: bool
     _stack: contextlib.ExitStack
+
+    async def find_way_out(self) -> None:
+        """Open the uplink, if there is none that works: somebody may have killed pasta.
+
+        Raises:
+            UnsupportedHostError: The host lacks something; with the remedy.
+            SetupError: The kernel refused a step. Nothing of an attempt is left.
+        """
+        if self.way_out is not None:
+            try:
+                self.way_out.check()
+            except SetupError as exc:
+                log.warning("the way out of sandboxes has ended, and is opened anew: %s", exc)
+                self.way_out.close()
+                self.way_out = None
+            else:
+                return
+        if self._as_root:
+            uplink.require_forwarding()
+            with needs_kernel("veth or nf_tables with owned tables (Linux 5.12)", "veth nf_tables"):
+                self.way_out = HostUplink(
+                    self.host.netlink, self.routes, self.door.namespace, self.pool, ipv6=self.egress6
+                )
+            self._stack.callback(self.way_out.close)
+        else:
+            program = pasta.find_pasta()
+            if not self._default4:
+                raise UnsupportedHostError(
+                    "pasta needs an IPv4 default route on the host", ("network_egress",), ("ip route add default …",)
+                )
+            self.way_out = await PastaUplink.open(program, self.door, self.routes, self.pool, ipv6=self.egress6)
+            self._stack.callback(self.way_out.close)
+
+    def admit_to_host(self, *addresses: bytes) -> None:
+        """Let what comes from these addresses reach the host itself, where the way out leads through it."""
+        if self.way_out is not None:
+            self.way_out.admit_to_host(*addresses)
+
+    def bar_from_host(self, *addresses: bytes) -> None:
+        """Take that back."""
+        if self.way_out is not None:
+            self.way_out.bar_from_host(*addresses)
 
     def close(self) -> None:
         """Remove all of it from the host, and close the door; idempotent."""
         self._stack.close()
 
 
-async def lay(door: RouterDoor, *, as_root: bool) -> Ground:
-    """Make it.
+def lay(door: RouterDoor, *, as_root: bool) -> Ground:
+    """Make it, without a way out.
 
     Raises:
-        UnsupportedHostError: The host lacks something; with the remedy.
+        UnsupportedHostError: The kernel lacks something; with the remedy.
         SetupError: The kernel refused a step. Nothing is left on the host in either case; the door is closed.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(door.close)
-        program = None if as_root else pasta.find_pasta()
-        if as_root:
-            uplink.require_forwarding()
         routes, filters = Netlink(door.routes), Netlink(door.filters)
         host = HostAddresses()
         stack.callback(host.close)
         pool, default4, default6 = _choose_addresses(host, stack, as_root=as_root)
         ipv6 = _forwards_ipv6(routes)
         egress6, lacking6 = _egress_of_ipv6(ipv6=ipv6, default=default6, as_root=as_root)
-        if not as_root and not default4:
-            raise UnsupportedHostError(
-                "pasta needs an IPv4 default route on the host", ("network",), ("ip route add default …",)
-            )
         with needs_kernel("nf_tables with its connection tracking, NAT, reject and connlimit", "nf_tables"):
             filters.commit(*rules.foundation(pool.range4, pool.range6, masquerade=not as_root))
         with needs_kernel("nf_conntrack_netlink", "nf_conntrack_netlink"):
             connections_of(filters, 0)
         _set_up(routes, door, pool, ipv6=ipv6)
-        way_out: HostUplink | PastaUplink
-        if program is None:
-            with needs_kernel("veth or nf_tables with owned tables (Linux 5.12)", "veth nf_tables"):
-                way_out = HostUplink(host.netlink, routes, door.namespace, pool, ipv6=egress6)
-        else:
-            way_out = await PastaUplink.open(program, door, routes, pool, ipv6=egress6)
-        stack.callback(way_out.close)
         through = "veth pairs and nftables" if as_root else "veth pairs, nftables and pasta"
         return Ground(
             door=door,
@@ -128,10 +163,12 @@ async def lay(door: RouterDoor, *, as_root: bool) -> Ground:
             filters=filters,
             host=host,
             pool=pool,
-            way_out=way_out,
+            mtu=(HostUplink if as_root else PastaUplink).mtu,
             ipv6=ipv6,
             egress6=egress6,
             description=f"{through}; IPv6: {lacking6 or 'as IPv4'}",
+            _as_root=as_root,
+            _default4=default4,
             _stack=stack.pop_all(),
         )
 

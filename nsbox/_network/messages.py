@@ -175,7 +175,7 @@ def address(index: int, own: Address) -> bytes:
     """Give an interface an address, and no network around it."""
     text = str(own)
     attrs = [("IFA_LOCAL", text), ("IFA_ADDRESS", text)] if own.version == 4 else [("IFA_ADDRESS", text)]
-    return _encode(ifaddrmsg(), _NEWADDR, CREATE | EXCLUSIVE, "give an interface its address", attrs,
+    return _encode(ifaddrmsg(), _NEWADDR, CREATE | REPLACE, "give an interface its address", attrs,
                    family=_family(own), prefixlen=own.max_prefixlen, index=index, flags=_NODAD)  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def remove_route(index: int, target: Network) -> bytes:
 def unreachable(target: Network) -> bytes:
     """What is for `target` and for nobody in it is for nobody."""
     attrs = [("RTA_DST", str(target.network_address))]
-    return _encode(rtmsg(), _NEWROUTE, CREATE | EXCLUSIVE, "make a route", attrs, family=_family(target),
+    return _encode(rtmsg(), _NEWROUTE, CREATE | REPLACE, "make a route", attrs, family=_family(target),
                    dst_len=target.prefixlen, table=_MAIN, proto=_STATIC, type=_UNREACHABLE)  # fmt: skip
 
 

@@ -91,6 +91,13 @@ class Table:
         attrs = [("NFTA_TABLE_NAME", self.name), ("NFTA_TABLE_FLAGS", 2 if owned else 0)]
         return _encode(nft.nft_table_msg, nft.NFT_MSG_NEWTABLE, CREATE | EXCLUSIVE, f"make table {self.name}", attrs)
 
+    def make_anew(self) -> list[bytes]:
+        """Make it, without anything that one of its name had."""
+        attrs = [("NFTA_TABLE_NAME", self.name)]
+        there = _encode(nft.nft_table_msg, nft.NFT_MSG_NEWTABLE, CREATE, f"make table {self.name}", attrs)
+        gone = _encode(nft.nft_table_msg, nft.NFT_MSG_DELTABLE, 0, f"remove table {self.name}", attrs)
+        return [there, gone, self.make(owned=False)]
+
     def base_chain(self, name: str, hook: int, priority: int, *, kind: str = "filter", drop: bool = False) -> bytes:
         """A chain that packets come to by themselves, at a hook (NF_INET_*)."""
         place = {"attrs": [("NFTA_HOOK_HOOKNUM", hook), ("NFTA_HOOK_PRIORITY", priority)]}

@@ -73,7 +73,7 @@ class Router:
             UnsupportedHostError: The host lacks something; with the remedy.
             SetupError: The kernel refused a step. In both cases nothing is left behind.
         """
-        router = cls(await lay(door, as_root=as_root))
+        router = cls(lay(door, as_root=as_root))
         try:
             router._commit(*router._new_addresses_of_host(first=True))
             router._note_addresses_of_host()
@@ -83,7 +83,7 @@ class Router:
         return router
 
     def close(self) -> None:
-        """Remove the uplink and what is on the host, and close the door; idempotent. Ports are of no use afterwards."""
+        """Remove all that is on the host, and close the door; idempotent. Ports are of no use afterwards."""
         if not self._closed:
             self._closed = True
             for port in self._ports.values():
@@ -103,10 +103,11 @@ class Router:
 
         Raises:
             SetupError: The kernel refused a step, or there is no free address. Nothing is left behind.
-            UnsupportedHostError: The kernel has no veth, or no token buckets.
+            UnsupportedHostError: The kernel has no veth or no token buckets, or there is no way out of the host.
         """
         async with self._changing:
-            self._ground.way_out.check()
+            if policy.access:
+                await self._ground.find_way_out()
             place = self._ground.pool.take()
             try:
                 return await trio.to_thread.run_sync(self._attach, door, policy, place)
@@ -134,8 +135,8 @@ class Router:
             self._shared.use(policy, shared)
             undo.callback(self._take_out, port)
             self._plug(port, door, undo)
-            if not policy.blocks_host:
-                self._ground.way_out.admit_to_host(*_packed(port))
+            if _reaches_host(policy):
+                self._ground.admit_to_host(*_packed(port))
             undo.pop_all()
         self._ports[port.address4] = port
         if port.address6 is not None:
@@ -147,8 +148,8 @@ class Router:
         limited = mbps is not None
         values = port.values(namespace=struct.pack("=I", door.namespace))
         if mbps is not None:
-            values |= messages.rate_values(mbps, ground.way_out.mtu)
-        here = ports.router_end(ground.way_out.mtu, ipv6=ground.ipv6, limited=limited)
+            values |= messages.rate_values(mbps, ground.mtu)
+        here = ports.router_end(ground.mtu, ipv6=ground.ipv6, limited=limited)
         there = ports.cell_end(
             ground.pool.range6 if ground.ipv6 else None, egress6=ground.egress6, limited=limited
         )  # fmt: skip
@@ -199,8 +200,8 @@ class Router:
             self._ports.pop(str(ip_address(address)), None)
         port.routes.close()
         self._take_out(port)
-        if not port.policy.blocks_host:
-            self._ground.way_out.bar_from_host(*_packed(port))
+        if _reaches_host(port.policy):
+            self._ground.bar_from_host(*_packed(port))
         for version in (4, 6) if self._ground.ipv6 else (4,):
             try:
                 self._routes.do(ports.way_back(version).fill(port.values()))
@@ -221,8 +222,12 @@ class Router:
 
         Raises:
             SetupError: The kernel refused; the old policy holds.
+            UnsupportedHostError: There is no way out of the host; the same.
         """
         async with self._changing:
+            self._attached(port)
+            if policy.access:
+                await self._ground.find_way_out()
             await trio.to_thread.run_sync(self._change, self._attached(port), policy, forget_names)
 
     def _change(self, port: Port, policy: Policy, forget_names: bool) -> None:
@@ -238,9 +243,9 @@ class Router:
         old, new = Form.of(before), Form.of(policy)
         with contextlib.ExitStack() as undo:
             self._change_bandwidth(port, policy, undo)
-            if before.blocks_host and not policy.blocks_host:
-                self._ground.way_out.admit_to_host(*_packed(port))
-                undo.callback(self._ground.way_out.bar_from_host, *_packed(port))
+            if _reaches_host(policy) and not _reaches_host(before):
+                self._ground.admit_to_host(*_packed(port))
+                undo.callback(self._ground.bar_from_host, *_packed(port))
             self._commit(
                 *sets,
                 rules.names(made=True).fill(values) if new.by_name and not old.by_name else b"",
@@ -258,8 +263,8 @@ class Router:
         port.policy, port.shared, port.uncounted = policy, shared, uncounted
         if forgets or not policy.by_name:
             port.names.clear()
-        if policy.blocks_host and not before.blocks_host:
-            self._ground.way_out.bar_from_host(*_packed(port))
+        if _reaches_host(before) and not _reaches_host(policy):
+            self._ground.bar_from_host(*_packed(port))
         self._end_what_is_forbidden(port, before, forgets=forgets)
 
     def _change_bandwidth(self, port: Port, policy: Policy, undo: contextlib.ExitStack) -> None:
@@ -273,7 +278,7 @@ class Router:
     def _shape(self, port: Port, netlink: Netlink, index: int | None, mbps: float | None) -> None:
         values = port.values()
         if mbps is not None:
-            values |= messages.rate_values(mbps, self._ground.way_out.mtu)
+            values |= messages.rate_values(mbps, self._ground.mtu)
         with needs_kernel("the queue tbf", "sch_tbf", also=()):
             netlink.do(ports.bandwidth(index, limited=mbps is not None).fill(values))
 
@@ -461,6 +466,10 @@ class Router:
 
     def _note_addresses_of_host(self) -> None:
         self._host = self._host_now
+
+
+def _reaches_host(policy: Policy) -> bool:
+    return policy.access and not policy.blocks_host
 
 
 def _version(address: bytes) -> int:

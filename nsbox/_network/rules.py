@@ -118,7 +118,7 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
     """
     table, rule, drop, accept = TABLE, TABLE.rule, nft.verdict(Verdict.DROP), nft.verdict(Verdict.ACCEPT)
     parts = [
-        table.make(owned=False),
+        *table.make_anew(),  # an attempt to open the router may have failed before
         table.set("cells", Type.NAME, verdicts=True),
         table.set("peers", Type.NAME, verdicts=True),
         table.set("suspended", Type.NAME),

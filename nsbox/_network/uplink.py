@@ -39,7 +39,7 @@ def require_forwarding() -> None:
     if not _is_on("/proc/sys/net/ipv4/ip_forward"):
         raise UnsupportedHostError(
             "the host does not forward packets, which a sandbox with network.access='egress' needs",
-            ("network",),
+            ("network_egress",),
             ("sysctl -w net.ipv4.ip_forward=1",),
         )
 

@@ -47,11 +47,13 @@ class Networking:
             SetupError: The kernel refused a step. Nothing is left, and the next call tries again.
             NetworkError: The launcher has died.
         """
-        if self.router is None:
-            with trio.CancelScope(shield=True):
-                async with self._opening:
-                    if self.router is None:
-                        self.router = await self._open()
+        if self.router is not None:
+            return self.router
+        with trio.CancelScope(shield=True):
+            async with self._opening:
+                if self.router is None:
+                    self.router = await self._open()
+        assert self.router is not None
         return self.router
 
     async def _open(self) -> Router:
