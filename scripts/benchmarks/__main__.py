@@ -18,6 +18,7 @@ from scripts.benchmarks.languages import header, known, standby
 from scripts.benchmarks.latency import fresh, living, paused
 from scripts.benchmarks.measure import BLOCK, Report
 from scripts.benchmarks.metrics import metrics
+from scripts.benchmarks.network import egress, egress_throughput
 from scripts.benchmarks.peers import missing_peer
 from scripts.benchmarks.scale import scale
 from scripts.benchmarks.stream import stream
@@ -43,6 +44,8 @@ BENCHMARKS: Mapping[str, Callable[[int], Awaitable[Report]]] = {
     "warm-numpy": warm_numpy,
     "warm-memory": warm_memory,
     "humaneval": humaneval,
+    "egress": egress,
+    "egress-throughput": egress_throughput,
 }
 
 
