@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from internet import GATEWAY, HOST, METADATA, NAME_SERVER, NEIGHBOUR, WEB, Internet, Service, little_internet
 
+pytestmark = pytest.mark.needs_egress
+
 TABLE = {
     "web.example": {"A": ["8.8.4.10"]},
     "other.example": {"A": ["8.8.4.11"]},
@@ -293,9 +295,7 @@ def test_access_and_limits_change_while_it_runs(internet: Internet) -> None:
             one.update_network(allocation(allowed_ports=(80,)))
             print(json.dumps([talk.ask("5 c"), *ask(one, "8.8.4.10@80")]))
             talk.close()
-            one.suspend()
             one.update_network(none)
-            one.resume()
             print(json.dumps(ask(one, "8.8.4.10@80")))
             one.update_network(allocation())
             one.restart()
@@ -311,8 +311,9 @@ def test_access_and_limits_change_while_it_runs(internet: Internet) -> None:
     assert again == anew == both
 
 
+@pytest.mark.needs_cgroups
 def test_a_connection_outlives_a_suspension(internet: Internet) -> None:
-    """What comes meanwhile is not answered, and comes again."""
+    """What comes meanwhile is not answered, and comes again; access that is given meanwhile is there afterwards."""
     internet.serve(SINK, "8.8.4.20", "echo")
     program = """
         with sandbox() as one:
@@ -323,8 +324,13 @@ def test_a_connection_outlives_a_suspension(internet: Internet) -> None:
             one.resume()
             print(json.dumps(talk.ask("20 b")))
             talk.close()
+        with sandbox(network=NetworkAllocation()) as one:
+            one.suspend()
+            one.update_network(allocation())
+            one.resume()
+            print(json.dumps(ask(one, "8.8.4.10@80")))
     """
-    assert run(internet, program) == ["a", "b"]
+    assert run(internet, program) == ["a", "b", ["8.8.4.10"]]
 
 
 LOOK = "import socket\nwith socket.create_connection(('8.8.4.10', 80)) as one: print(one.getsockname()[0])"
