@@ -284,10 +284,10 @@ def test_what_cannot_be_connected_is_refused_and_changes_nothing() -> None:
         other.terminate()
         with pytest.raises(nsbox.InvalidStateError, match="terminated"):
             network.connect(other)
-    wrong = ("", "a b", "*.a", "ä", 3)
-    for no_name in wrong:
+    unusable: tuple[Any, ...] = ("", "a b", "*.a", "ä", 3)
+    for no_network in unusable:
         with pytest.raises(nsbox.ConfigError, match="name="):
-            nsbox.Network(no_name)
+            nsbox.Network(no_network)
 
 
 def test_a_network_is_of_one_event_loop() -> None:
