@@ -39,7 +39,7 @@ NEAR, FAR = "02:6e:73:62:6f:01", "02:6e:73:62:6f:02"
 leads to a sandbox, and the host's of the one that leads outside."""
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
-_NEWADDR, _GETADDR, _NEWROUTE, _DELROUTE, _GETROUTE = 20, 22, 24, 25, 26
+_NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 20, 22, 24, 26
 _NEWNEIGH, _NEWQDISC, _DELQDISC, _GETNETCONF, _GETSTATS = 28, 36, 37, 82, 94
 _UP = 1  # IFF_UP
 _PERMANENT = 0x80  # NUD_PERMANENT
@@ -186,7 +186,15 @@ def neighbour(index: int, other: Address, hardware: str) -> bytes:
                    ifindex=index, state=_PERMANENT)  # fmt: skip
 
 
-def route(index: int, target: Network, via: Address | None = None, *, source: Address | None = None) -> bytes:
+def route(
+    index: int,
+    target: Network,
+    via: Address | None = None,
+    *,
+    source: Address | None = None,
+    priority: int = 0,
+    replaces: bool = False,
+) -> bytes:
     """Send what is for `target` through an interface.
 
     Args:
@@ -194,6 +202,8 @@ def route(index: int, target: Network, via: Address | None = None, *, source: Ad
         target: A single address, a network, or all there is.
         via: To this neighbour, which need not be in any network of ours.
         source: With this address, where the sender chose none.
+        priority: One with a smaller number goes before it.
+        replaces: Whether there may be one already, through an interface that is about to vanish.
     """
     attrs: list[tuple[str, Any]] = [("RTA_OIF", index)]
     if target.prefixlen:
@@ -202,17 +212,13 @@ def route(index: int, target: Network, via: Address | None = None, *, source: Ad
         attrs.append(("RTA_GATEWAY", str(via)))
     if source is not None:
         attrs.append(("RTA_PREFSRC", str(source)))
+    if priority:
+        attrs.append(("RTA_PRIORITY", priority))
     scope = _UNIVERSE if via is not None or target.version == 6 else _LINK
-    return _encode(rtmsg(), _NEWROUTE, CREATE | EXCLUSIVE, "make a route", attrs, family=_family(target),
+    how = CREATE | (REPLACE if replaces else EXCLUSIVE)
+    return _encode(rtmsg(), _NEWROUTE, how, "make a route", attrs, family=_family(target),
                    dst_len=target.prefixlen, table=_MAIN, proto=_STATIC, scope=scope, type=_UNICAST,
                    flags=_ONLINK if via is not None else 0)  # fmt: skip
-
-
-def remove_route(index: int, target: Network) -> bytes:
-    """What `route` made."""
-    attrs = [("RTA_OIF", index), ("RTA_DST", str(target.network_address))]
-    return _encode(rtmsg(), _DELROUTE, 0, "remove a route", attrs, family=_family(target), dst_len=target.prefixlen,
-                   table=_MAIN, scope=255)  # fmt: skip
 
 
 def unreachable(target: Network) -> bytes:

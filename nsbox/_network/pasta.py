@@ -49,7 +49,7 @@ def find_pasta() -> str:
     if path is None:
         raise UnsupportedHostError(
             "a sandbox with network.access='egress' needs pasta, where nsbox does not run as root",
-            ("network",),
+            ("network_egress",),
             ("apt-get install passt",),
         )
     try:
@@ -57,7 +57,7 @@ def find_pasta() -> str:
     except OSError as exc:
         raise UnsupportedHostError(
             f"a sandbox with network.access='egress' needs /dev/net/tun, which cannot be opened: {exc.strerror}",
-            ("network",),
+            ("network_egress",),
             ("modprobe tun; chmod 666 /dev/net/tun",),
         ) from exc
     return path
@@ -174,7 +174,8 @@ def _start(command: list[str], door: RouterDoor, log: int) -> subprocess.Popen[b
 def _options(pool: AddressPool, *, ipv6: bool) -> list[str]:
     """In the foreground, with our addresses, without any service of its own, and no port forwarded."""
     options = ["--foreground", "--quiet", "--netns", "/proc/self/fd/0", "--userns", "/proc/self/fd/1",
-               "--no-netns-quit", "--ns-ifname", UPLINK, "--mac-addr", FAR, "--mtu", "0", "--no-map-gw"]  # fmt: skip
+               "--no-netns-quit", "--ns-ifname", UPLINK, "--mac-addr", FAR, "--no-map-gw",
+               "--mtu", str(PastaUplink.mtu)]  # fmt: skip
     for name in ("--tcp-ports", "--udp-ports", "--tcp-ns", "--udp-ns"):
         options += [name, "none"]
     options += ["--no-dhcp", "--no-dhcpv6", "--no-ra"]

@@ -111,18 +111,23 @@ class Traffic:
 
 
 @cache
-def router_end(mtu: int, *, ipv6: bool, limited: bool) -> Template:
-    """The messages in the router: the pair, and the way to the sandbox."""
+def pair(mtu: int) -> Template:
+    """The message that makes the veth pair. By itself: where there is such an interface, it is somebody else's."""
     here = End(f"v{rules.PLACES['number'].decode()}", _INDEX, NEAR)
+    return Template(messages.pair(here, End(CELL_NAME, CELL_INDEX, FAR), _NAMESPACE, mtu), _PLACES)
+
+
+@cache
+def router_end(*, ipv6: bool, limited: bool) -> Template:
+    """The messages in the router: the way to the sandbox."""
     parts = [
-        messages.pair(here, End(CELL_NAME, CELL_INDEX, FAR), _NAMESPACE, mtu),
         messages.prepare(_INDEX, forwards=True, ipv6=ipv6),
         messages.up(_INDEX),
         messages.neighbour(_INDEX, _OWN4, FAR),
-        messages.route(_INDEX, IPv4Network(_OWN4)),
+        messages.route(_INDEX, IPv4Network(_OWN4), replaces=True),
     ]
     if ipv6:
-        parts += [messages.neighbour(_INDEX, _OWN6, FAR), messages.route(_INDEX, IPv6Network(_OWN6))]
+        parts += [messages.neighbour(_INDEX, _OWN6, FAR), messages.route(_INDEX, IPv6Network(_OWN6), replaces=True)]
     if limited:
         parts.append(messages.shaped(_INDEX))
     return Template(b"".join(parts), _PLACES)
@@ -153,13 +158,6 @@ def cell_end(range6: IPv6Network | None, *, egress6: bool, limited: bool) -> Tem
     if limited:
         parts.append(messages.shaped(CELL_INDEX))
     return Template(b"".join(parts), _PLACES)
-
-
-@cache
-def way_back(version: int) -> Template:
-    """Remove the route to a sandbox."""
-    target = IPv4Network(_OWN4) if version == 4 else IPv6Network(_OWN6)
-    return Template(messages.remove_route(_INDEX, target), _PLACES)
 
 
 @cache

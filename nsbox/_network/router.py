@@ -35,6 +35,7 @@ __all__ = ["Port", "Router", "Traffic"]
 
 _MOST_NAMES = 4096
 """Addresses that one sandbox may have learnt by name at a time; the one that ends first makes room."""
+_REFUSED_SECONDS = 60.0
 _SHORTEST_NAME = 1.0
 """Seconds: an answer that may not be kept at all has to be good for one connection."""
 
@@ -149,23 +150,15 @@ class Router:
         values = port.values(namespace=struct.pack("=I", door.namespace))
         if mbps is not None:
             values |= messages.rate_values(mbps, ground.mtu)
-        here = ports.router_end(ground.mtu, ipv6=ground.ipv6, limited=limited)
+        here = ports.router_end(ipv6=ground.ipv6, limited=limited)
         there = ports.cell_end(
             ground.pool.range6 if ground.ipv6 else None, egress6=ground.egress6, limited=limited
         )  # fmt: skip
         with needs_kernel("veth or the queue tbf", "veth sch_tbf", also=()):
-            try:
-                self._routes.do(here.fill(values))
-            except SetupError as exc:
-                if exc.errno not in (errno.EEXIST, errno.EBUSY):  # else the interface is not of our making
-                    self._unplug(port)
-                raise
-            undo.callback(self._unplug, port)
+            self._routes.do(ports.pair(ground.mtu).fill(values))
+            undo.callback(self._routes.do, messages.remove_link(port.index))
+            self._routes.do(here.fill(values))
             Netlink(port.routes).do(there.fill(values))
-
-    def _unplug(self, port: Port) -> None:
-        with contextlib.suppress(SetupError):  # it was not made
-            self._routes.do(messages.remove_link(port.index))
 
     def _take_out(self, port: Port) -> None:
         """All rules, sets and elements of a port, in one transaction."""
@@ -174,6 +167,7 @@ class Router:
         self._commit(
             *(suspended if port.is_suspended else []),
             *_elements(port, TABLE.remove),
+            *_last_elements(port),
             *self._segments.leaving(port, numbers),
             rules.closed(Form.of(port.policy)).fill(port.values()),
             *self._shared.unwanted(port.policy),
@@ -184,7 +178,8 @@ class Router:
     async def detach(self, port: Port) -> None:
         """Take a port's rules, sets and addresses away; its veth pair goes with the sandbox' namespace. Idempotent.
 
-        Until then nothing from the sandbox gets through. Not cancelled once it has begun.
+        What the sandbox still sends is refused for a minute: a socket whose program is gone keeps the namespace until
+        it is answered or has tried for long. Not cancelled once it has begun.
 
         Raises:
             SetupError: The kernel refused; what is left goes with the router.
@@ -202,12 +197,6 @@ class Router:
         self._take_out(port)
         if _reaches_host(port.policy):
             self._ground.bar_from_host(*_packed(port))
-        for version in (4, 6) if self._ground.ipv6 else (4,):
-            try:
-                self._routes.do(ports.way_back(version).fill(port.values()))
-            except SetupError as exc:
-                if exc.errno not in (errno.ESRCH, errno.ENODEV):  # the veth pair was gone already
-                    raise
         self._ground.pool.give_back(port.place)
 
     async def change(self, port: Port, policy: Policy, *, forget_names: bool = False) -> None:
@@ -491,6 +480,14 @@ def _elements(port: Port, do: Callable[[str, list[bytes]], bytes]) -> Iterator[b
     yield do("flows", [nft.element(key + rules.mark_of(port.number))])
     for address in _packed(port):
         yield do(f"own{_version(address)}", [nft.element(key + address)])
+
+
+def _last_elements(port: Port) -> Iterator[bytes]:
+    """What lets the packets of a port that is gone be refused; it ends by itself."""
+    key = rules.key_of_interface(port.number)
+    yield TABLE.add("cells", [nft.element(key, verdict=(Verdict.GOTO, "refuse"), seconds=_REFUSED_SECONDS)])
+    for address in _packed(port):
+        yield TABLE.add(f"own{_version(address)}", [nft.element(key + address, seconds=_REFUSED_SECONDS)])
 
 
 def _name(

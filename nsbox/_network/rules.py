@@ -119,11 +119,11 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
     table, rule, drop, accept = TABLE, TABLE.rule, nft.verdict(Verdict.DROP), nft.verdict(Verdict.ACCEPT)
     parts = [
         *table.make_anew(),  # an attempt to open the router may have failed before
-        table.set("cells", Type.NAME, verdicts=True),
+        table.set("cells", Type.NAME, verdicts=True, timeouts=True),
         table.set("peers", Type.NAME, verdicts=True),
         table.set("suspended", Type.NAME),
-        table.set("own4", Type.NAME, Type.IPV4),
-        table.set("own6", Type.NAME, Type.IPV6),
+        table.set("own4", Type.NAME, Type.IPV4, timeouts=True),
+        table.set("own6", Type.NAME, Type.IPV6, timeouts=True),
         table.set("flows", Type.NAME, Type.MARK),
         table.set("host4", Type.IPV4),
         table.set("host6", Type.IPV6),

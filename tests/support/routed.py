@@ -283,6 +283,7 @@ def internet(*, forwarding: bool = True, ipv6: bool = True) -> Iterator[Internet
     _own_user_namespace()
     Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(forwarding)))
     Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text(str(int(forwarding)))
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")  # for pasta's ping sockets, icmp(7)
     userns = _from_child(_make_launchers, 1)[0]
     world = Namespace(in_thread(_new_namespace))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as here:
