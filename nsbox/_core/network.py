@@ -6,7 +6,6 @@ A sandbox that has access to nothing, and is in no private network, has no port,
 from __future__ import annotations
 
 import dataclasses
-import functools
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,6 +48,7 @@ class SandboxNetwork(Part):
     def __init__(self, core: SandboxCore) -> None:
         self._core = core
         self._networking: Networking | None = None
+        self._names: Names | None = None
         self._told: set[str] = set()
         self._told_since = float("-inf")
         self.allocation = core.config.resources.network
@@ -106,7 +106,7 @@ class SandboxNetwork(Part):
             except BaseException:
                 await self.detach()
                 raise
-            supervisor.networking.answer(port, self._make_names(router, port))
+            self._answer(self._make_names())
 
     async def renew(self, supervisor: Supervisor, cell: Cell) -> None:
         """The processes of before are gone, and there are new ones. As `attach`, where it is wanted."""
@@ -196,18 +196,27 @@ class SandboxNetwork(Part):
             core.config = dataclasses.replace(core.config, resources=resources)
 
     async def _apply(self, before: NetworkAllocation) -> None:
-        """Addresses that were given out under other rules for names are to be asked for anew."""
-        others = (before.allowed_domains, before.blocked_domains) != (
-            self.allocation.allowed_domains, self.allocation.blocked_domains,
-        )  # fmt: skip
         with trio.CancelScope(shield=True):
             if self.port is not None and self.is_attached():
-                router = self._router()
-                await router.change(self.port, self._make_policy(), forget_names=others)
-                assert self._networking is not None
-                self._networking.answer(self.port, self._make_names(router, self.port))
+                names = self._names
+                # First: what the resolver admits by the old rules from here on is not admitted any more
+                self._answer(self._make_names())
+                try:
+                    fewer = _allows_fewer_names(before, self.allocation)
+                    await self._router().change(self.port, self._make_policy(), forget_names=fewer)
+                except BaseException:
+                    self._answer(names)
+                    raise
             elif self.wanted:
                 await self._attach_living()
+
+    def _answer(self, names: Names | None) -> None:
+        """Have the resolver ask these from now on."""
+        assert self._networking is not None
+        assert self.port is not None
+        assert names is not None
+        self._names = names
+        self._networking.answer(self.port, names)
 
     async def _attach_living(self) -> None:
         await self.attach(*self._core.living())
@@ -284,8 +293,9 @@ class SandboxNetwork(Part):
 
     # ------------------------------------------------------------ what the resolver asks
 
-    def _make_names(self, router: Router, port: Port) -> Names:
-        allocation = self.allocation
+    def _make_names(self) -> Names:
+        allocation, router, port = self.allocation, self._router(), self.port
+        assert port is not None
         allowed: Sequence[str] | None = allocation.allowed_domains if allocation.access == "egress" else ()
         blocked = tuple(ipaddress.ip_network(one) for one in allocation.blocked_networks if one != HOST)
 
@@ -293,14 +303,19 @@ class SandboxNetwork(Part):
             address = ipaddress.ip_address(text)
             return any(address.version == one.version and address in one for one in blocked)
 
-        return Names(
+        async def admit(addresses: Sequence[tuple[str, float]]) -> None:
+            if self._names is names:  # else the query is from before a change, which has forgotten such addresses
+                await router.admit(port, addresses)
+
+        names = Names(
             blocked=tuple(allocation.blocked_domains),
             allowed=None if allowed is None else tuple(allowed),
             hosts=self._find_host,
-            admit=functools.partial(router.admit, port),
+            admit=admit,
             refused=self._note_refused,
             is_blocked_address=is_blocked_address,
         )
+        return names
 
     def _find_host(self, name: str) -> Sequence[str] | None:
         """The addresses of a member of one of its private networks; None: there is none of that name.
@@ -331,3 +346,11 @@ class SandboxNetwork(Part):
         if name not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(name)
             self._core.emitter.emit(DomainRefused, domain=name)
+
+
+def _allows_fewer_names(before: NetworkAllocation, after: NetworkAllocation) -> bool:
+    """Whether an address may be known by a name that is not allowed any more."""
+    if before.allowed_domains is None or after.allowed_domains is None:
+        return False
+    kept = set(before.allowed_domains) <= set(after.allowed_domains)
+    return not kept or not set(after.blocked_domains) <= set(before.blocked_domains)

@@ -6,6 +6,8 @@ import pytest
 from roots import copy_with_libraries
 
 import nsbox
+from nsbox._config.networks import NAME_SERVER
+from nsbox._network.addresses import GATEWAY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 EXPECTED = "nameserver 169.254.1.1\noptions edns0\n"
@@ -80,6 +82,12 @@ def test_the_root_of_the_host_has_the_name_server(*, writable: bool) -> None:
             "except socket.gaierror: print('no', time.monotonic() - at < 2)\n"
         )
         assert asked.stdout == "no True\n", asked.stderr
+
+
+def test_the_name_server_is_the_router() -> None:
+    """Two packages of one layer have its address."""
+    assert str(GATEWAY) == NAME_SERVER
+    assert f"nameserver {NAME_SERVER}\n" in EXPECTED
 
 
 def test_a_mount_of_the_caller_s_comes_over_it(root: Path, tmp_path: Path) -> None:

@@ -424,6 +424,36 @@ def test_the_command_line_gives_a_network(internet: Internet) -> None:
     assert run(internet, program) == [["8.8.4.10", "ECONNREFUSED"], ""]
 
 
+def test_a_pool_keeps_sandboxes_with_a_network_ready(internet: Internet) -> None:
+    """Each is connected before it is asked for."""
+    program = """
+        with nsbox.Pool(size=2, network=True, timeout=60) as pool:
+            for _ in range(3):
+                with pool.acquire() as one:
+                    print(json.dumps(ask(one, "web.example@80")))
+    """
+    assert run(internet, program) == [["8.8.4.10"]] * 3
+
+
+def test_a_connection_lives_while_names_are_added_and_ends_with_fewer(internet: Internet) -> None:
+    """An allowed name more changes nothing for what is connected; one less ends it, and what it led to is unknown."""
+    internet.serve(SINK, "8.8.4.10", "echo")
+    program = """
+        with sandbox(network=allocation(allowed_domains=("web.example",))) as one:
+            talk = Talk(one, "web.example")
+            print(json.dumps(talk.ask("5 a")))
+            one.update_network(allocation(allowed_domains=("web.example", "other.example")))
+            print(json.dumps([talk.ask("5 b"), *ask(one, "8.8.4.10@80", "other.example@80")]))
+            one.update_network(allocation(allowed_domains=("other.example",)))
+            print(json.dumps([talk.ask("5 c"), *ask(one, "8.8.4.10@80", "8.8.4.11@80", "other.example@80")]))
+            talk.close()
+    """
+    first, more, fewer = run(internet, program)
+    assert first == "a"
+    assert more == ["b", "8.8.4.10", "8.8.4.11"]
+    assert fewer == ["broken", "ECONNREFUSED", "ECONNREFUSED", "8.8.4.11"]
+
+
 @pytest.mark.needs_root
 def test_a_host_that_does_not_forward_is_refused_with_the_remedy(internet: Internet) -> None:
     """The sandbox is in ERROR, nothing is left of it, and once the host forwards it can be had."""
