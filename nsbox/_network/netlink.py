@@ -24,7 +24,11 @@ _ERROR, _DONE = 2, 3  # NLMSG_*
 _ACK_TLVS = 0x200  # NLM_F_ACK_TLVS
 _MESSAGE_OF_ERROR = 1  # NLMSGERR_ATTR_MSG
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11  # <linux/netlink.h>
-_BUFFER = 1 << 20
+_SENT = 1 << 20
+"""Bytes of a batch, at most; the kernel gives less where its own limit is lower."""
+_RECEIVED = 1 << 16
+"""Bytes of an answer; the kernel's own pieces have half of that (netlink_dump)."""
+_CODE = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_OF_ATTRIBUTE = 0x3FFF  # NLA_TYPE_MASK
 
@@ -77,30 +81,31 @@ class Template:
         places: These values.
     """
 
-    __slots__ = ("_data", "_offsets")
+    __slots__ = ("_fixed", "_names")
 
     def __init__(self, data: bytes, places: Mapping[str, bytes]) -> None:
-        self._data = data
-        self._offsets = {name: _occurrences(data, value) for name, value in places.items()}
+        found = sorted((offset, name) for name, value in places.items() for offset in _occurrences(data, value))
+        starts = [0, *(offset + len(places[name]) for offset, name in found)]
+        ends = [*(offset for offset, _ in found), len(data)]
+        assert all(start <= end for start, end in zip(starts, ends, strict=True)), "places overlap"
+        self._fixed = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+        self._names = [name for _, name in found]
 
     def fill(self, values: Mapping[str, bytes]) -> bytes:
         """The messages with these values in their places; each as long as what it replaces."""
-        filled = bytearray(self._data)
-        for name, offsets in self._offsets.items():
-            value = values[name] if offsets else b""
-            for offset in offsets:
-                filled[offset : offset + len(value)] = value
-        assert len(filled) == len(self._data)
-        return bytes(filled)
+        parts = self._fixed.copy()
+        for number, name in enumerate(self._names):
+            parts[number] += values[name]
+        return b"".join(parts)
 
 
-def _occurrences(data: bytes, value: bytes) -> tuple[int, ...]:
+def _occurrences(data: bytes, value: bytes) -> list[int]:
     found = []
     position = data.find(value)
     while position >= 0:
         found.append(position)
         position = data.find(value, position + len(value))
-    return tuple(found)
+    return found
 
 
 class Netlink:
@@ -113,10 +118,11 @@ class Netlink:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
+        self._buffer = memoryview(bytearray(_RECEIVED))
         sock.setblocking(False)  # all there is to hear is there when something was sent
         sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT)
 
     def do(self, *messages: bytes) -> None:
         """Carry out all messages, each by itself.
@@ -143,8 +149,13 @@ class Netlink:
         if not data:
             return
         data[last + 6] |= ACK  # the low byte of its flags
-        if not any(kind == _ERROR for kind, _, _ in self._exchange(before + data + after)):
-            raise SetupError("network", errno.EPROTO, "the kernel did not answer")
+        for kind, flags, payload in self._exchange(before + data + after):
+            if kind == _ERROR:
+                code = -_CODE.unpack_from(payload)[0]
+                if not code:
+                    return  # that of the last message, which no other answer comes after
+                raise _refusal(code, flags, payload)
+        raise SetupError("network", errno.EPROTO, "the kernel did not answer")
 
     def ask(self, *messages: bytes) -> list[bytes]:
         """What the kernel answers, message by message, without the headers.
@@ -152,7 +163,13 @@ class Netlink:
         Raises:
             SetupError: The first request that it refused.
         """
-        return [payload for kind, _, payload in self._exchange(b"".join(messages)) if kind not in (_ERROR, _DONE)]
+        found = []
+        for kind, flags, payload in self._exchange(b"".join(messages)):
+            if kind == _ERROR:
+                raise _refusal(-_CODE.unpack_from(payload)[0], flags, payload)
+            if kind != _DONE:
+                found.append(payload)
+        return found
 
     def _exchange(self, data: bytes) -> Sequence[tuple[int, int, bytes]]:
         with self._lock:
@@ -160,25 +177,21 @@ class Netlink:
                 self._sock.send(data)
             except OSError as exc:
                 raise SetupError("network", exc.errno or errno.EIO, f"cannot ask the kernel: {exc.strerror}") from exc
-            answers = list(self._answers())
-        for kind, flags, payload in answers:
-            if kind == _ERROR and (code := -struct.unpack_from("=i", payload)[0]):
-                raise _refusal(code, flags, payload)
-        return answers
+            return list(self._answers())
 
     def _answers(self) -> Iterator[tuple[int, int, bytes]]:
         while True:
             try:
-                data = self._sock.recv(_BUFFER)
+                length = self._sock.recv_into(self._buffer)
             except BlockingIOError:
                 return
             except OSError as exc:  # ENOBUFS: answers were lost
                 raise SetupError("network", exc.errno or errno.EIO, f"cannot hear the kernel: {exc.strerror}") from exc
             position = 0
-            while position + 16 <= len(data):
-                length, kind, flags, _, _ = HEADER.unpack_from(data, position)
-                yield kind, flags, data[position + 16 : position + length]
-                position += length + 3 & ~3
+            while position + 16 <= length:
+                size, kind, flags, _, _ = HEADER.unpack_from(self._buffer, position)
+                yield kind, flags, bytes(self._buffer[position + 16 : position + size])
+                position += size + 3 & ~3
 
 
 def _refusal(code: int, flags: int, payload: bytes) -> SetupError:

@@ -6,26 +6,24 @@ import socket
 import struct
 from dataclasses import dataclass, field
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 
 from nsbox._network import messages, rules
 from nsbox._network.addresses import GATEWAY, GATEWAY6
 from nsbox._network.messages import FAR, NEAR, RATE_PLACES, End
 from nsbox._network.netlink import Template
 from nsbox._network.policy import Policy
+from nsbox._network.rules import OWN4, OWN6
 
 CELL_INDEX = 1000
 """Of the sandbox' interface: high, because some kernels make tunnels of their own in every network namespace."""
 CELL_NAME = "eth0"
 _FIRST_INDEX = 1000
 _INDEX, _NAMESPACE = 0x5EC0DE06, 0x5EC0DE07
-_OWN4, _OWN6 = IPv4Address("161.178.195.212"), IPv6Address("fd5a:a5c3:3c96:6987:781e:e1d2:2d4b:b48f")
 _PLACES = {
-    "number": rules.PLACES["number"],
     "index": struct.pack("=i", _INDEX),
     "namespace": struct.pack("=I", _NAMESPACE),
-    "own4": _OWN4.packed,
-    "own6": _OWN6.packed,
+    **{name: rules.PLACES[name] for name in ("number", "own4", "own6")},
     **RATE_PLACES,
 }
 _DEFAULT4, _DEFAULT6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
@@ -38,17 +36,25 @@ class Port:
     Attributes:
         number: Which no other port of this router has or had.
         place: Of its addresses in the range.
-        address4: Its address.
-        address6: Its IPv6 address; None: there is no IPv6.
+        packed4: Its address, as keys of sets have it.
+        packed6: Its IPv6 address; None: there is no IPv6.
         policy: What it may reach.
+        shared: The number of the sets that it shares.
+        routes: A netlink socket in its namespace.
         is_suspended: Whether nothing gets through in either direction.
         is_attached: Whether it still is.
+        uncounted: Connections that its limit does not count, and is lower for.
+        refused_connections: As last counted.
+        names: Until when each address is known, by the monotonic clock.
+        segments: In which it is, and whether it is cut off there.
+        address4: Its address.
+        address6: Its IPv6 address.
     """
 
     number: int
     place: int
-    address4: str
-    address6: str | None
+    packed4: bytes
+    packed6: bytes | None
     policy: Policy
     shared: int
     routes: socket.socket
@@ -58,21 +64,17 @@ class Port:
     refused_connections: int = 0
     names: dict[bytes, float] = field(default_factory=dict)
     segments: dict[int, bool] = field(default_factory=dict)
+    address4: str = field(init=False)
+    address6: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.address4 = socket.inet_ntop(socket.AF_INET, self.packed4)
+        self.address6 = None if self.packed6 is None else socket.inet_ntop(socket.AF_INET6, self.packed6)
 
     @property
     def index(self) -> int:
         """Of the interface in the router."""
         return _FIRST_INDEX + self.number
-
-    @property
-    def packed4(self) -> bytes:
-        """Its address, as keys of sets have it."""
-        return socket.inet_pton(socket.AF_INET, self.address4)
-
-    @property
-    def packed6(self) -> bytes | None:
-        """The same, for IPv6."""
-        return None if self.address6 is None else socket.inet_pton(socket.AF_INET6, self.address6)
 
     def values(self, **more: bytes) -> dict[str, bytes]:
         """What is in the places of messages about it."""
@@ -123,11 +125,11 @@ def router_end(*, ipv6: bool, limited: bool) -> Template:
     parts = [
         messages.prepare(_INDEX, forwards=True, ipv6=ipv6),
         messages.up(_INDEX),
-        messages.neighbour(_INDEX, _OWN4, FAR),
-        messages.route(_INDEX, IPv4Network(_OWN4), replaces=True),
+        messages.neighbour(_INDEX, OWN4, FAR),
+        messages.route(_INDEX, IPv4Network(OWN4), replaces=True),
     ]
     if ipv6:
-        parts += [messages.neighbour(_INDEX, _OWN6, FAR), messages.route(_INDEX, IPv6Network(_OWN6), replaces=True)]
+        parts += [messages.neighbour(_INDEX, OWN6, FAR), messages.route(_INDEX, IPv6Network(OWN6), replaces=True)]
     if limited:
         parts.append(messages.shaped(_INDEX))
     return Template(b"".join(parts), _PLACES)
@@ -145,13 +147,13 @@ def cell_end(range6: IPv6Network | None, *, egress6: bool, limited: bool) -> Tem
     parts = [
         messages.prepare(CELL_INDEX, forwards=False, ipv6=range6 is not None),
         messages.up(CELL_INDEX),
-        messages.address(CELL_INDEX, _OWN4),
+        messages.address(CELL_INDEX, OWN4),
         messages.neighbour(CELL_INDEX, GATEWAY, NEAR),
         messages.route(CELL_INDEX, _DEFAULT4, GATEWAY),
     ]
     if range6 is not None:
         parts += [
-            messages.address(CELL_INDEX, _OWN6),
+            messages.address(CELL_INDEX, OWN6),
             messages.neighbour(CELL_INDEX, GATEWAY6, NEAR),
             messages.route(CELL_INDEX, _DEFAULT6 if egress6 else range6, GATEWAY6),
         ]

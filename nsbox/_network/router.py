@@ -25,7 +25,6 @@ from nsbox._network.connections import Connection, connections_of, forget
 from nsbox._network.doors import CellDoor, RouterDoor
 from nsbox._network.ground import Ground, lay, needs_kernel
 from nsbox._network.netlink import Netlink
-from nsbox._network.nftables import Verdict
 from nsbox._network.policy import Policy, address_ranges, contains, port_ranges
 from nsbox._network.ports import CELL_INDEX, Port, Traffic
 from nsbox._network.rules import MOST_CONNECTIONS, TABLE, Form
@@ -35,7 +34,6 @@ __all__ = ["Port", "Router", "Traffic"]
 
 _MOST_NAMES = 4096
 """Addresses that one sandbox may have learnt by name at a time; the one that ends first makes room."""
-_REFUSED_SECONDS = 60.0
 _SHORTEST_NAME = 1.0
 """Seconds: an answer that may not be kept at all has to be good for one connection."""
 
@@ -122,16 +120,16 @@ class Router:
         port = Port(
             number=number,
             place=place,
-            address4=str(pool.own4(place)),
-            address6=str(pool.own6(place)) if ipv6 else None,
+            packed4=pool.packed4(place),
+            packed6=pool.packed6(place) if ipv6 else None,
             policy=policy,
             shared=shared,
             routes=door.routes.dup(),
         )
         with contextlib.ExitStack() as undo:
             undo.callback(port.routes.close)
-            opened = rules.opened(Form.of(policy)).fill(port.values(limit=_limit(policy)))
-            self._commit(*self._new_addresses_of_host(), *sets, opened, *_elements(port, TABLE.add))
+            opened = rules.opened(Form.of(policy), ipv6=ipv6).fill(port.values(limit=_limit(policy)))
+            self._commit(*self._new_addresses_of_host(), *sets, opened)
             self._note_addresses_of_host()
             self._shared.use(policy, shared)
             undo.callback(self._take_out, port)
@@ -166,10 +164,8 @@ class Router:
         suspended = [TABLE.remove("suspended", [nft.element(rules.key_of_interface(port.number))])]
         self._commit(
             *(suspended if port.is_suspended else []),
-            *_elements(port, TABLE.remove),
-            *_last_elements(port),
             *self._segments.leaving(port, numbers),
-            rules.closed(Form.of(port.policy)).fill(port.values()),
+            rules.closed(Form.of(port.policy), ipv6=self._ground.ipv6).fill(port.values()),
             *self._shared.unwanted(port.policy),
         )
         self._segments.left(port, numbers)
@@ -191,8 +187,8 @@ class Router:
 
     def _detach(self, port: Port) -> None:
         port.is_attached = False
-        for address in _packed(port):
-            self._ports.pop(str(ip_address(address)), None)
+        for address in (port.address4, port.address6):
+            self._ports.pop(address or "", None)
         port.routes.close()
         self._take_out(port)
         if _reaches_host(port.policy):
@@ -471,23 +467,6 @@ def _packed(port: Port) -> list[bytes]:
 
 def _limit(policy: Policy, uncounted: int = 0) -> bytes:
     return struct.pack(">I", min(max(0, (policy.connections_limit or 0) - uncounted), MOST_CONNECTIONS))
-
-
-def _elements(port: Port, do: Callable[[str, list[bytes]], bytes]) -> Iterator[bytes]:
-    """What leads from the port's interface to its chain, and what tells that a packet is its own."""
-    key = rules.key_of_interface(port.number)
-    yield do("cells", [nft.element(key, verdict=(Verdict.GOTO, f"c{port.number:08d}"))])
-    yield do("flows", [nft.element(key + rules.mark_of(port.number))])
-    for address in _packed(port):
-        yield do(f"own{_version(address)}", [nft.element(key + address)])
-
-
-def _last_elements(port: Port) -> Iterator[bytes]:
-    """What lets the packets of a port that is gone be refused; it ends by itself."""
-    key = rules.key_of_interface(port.number)
-    yield TABLE.add("cells", [nft.element(key, verdict=(Verdict.GOTO, "refuse"), seconds=_REFUSED_SECONDS)])
-    for address in _packed(port):
-        yield TABLE.add(f"own{_version(address)}", [nft.element(key + address, seconds=_REFUSED_SECONDS)])
 
 
 def _name(

@@ -22,10 +22,10 @@ that a narrower policy ends them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from nsbox._network import nftables as nft
 from nsbox._network.addresses import GATEWAY
@@ -47,12 +47,17 @@ _SANDBOXES = b"v"
 
 _NUMBER, _OTHER = "99999999", "88888888"
 _MARK, _LIMIT = 0xDEC0DE42, 0xFEEDF00D
+OWN4, OWN6 = IPv4Address("161.178.195.212"), IPv6Address("fd5a:a5c3:3c96:6987:781e:e1d2:2d4b:b48f")
 PLACES = {
     "number": _NUMBER.encode(),
     "other": _OTHER.encode(),
     "mark": struct.pack("=I", _MARK),
     "limit": struct.pack(">I", _LIMIT),
+    "own4": OWN4.packed,
+    "own6": OWN6.packed,
 }
+"""What stands in templates for what each sandbox has of its own."""
+_REFUSED_SECONDS = 60.0
 
 
 def digits(number: int) -> bytes:
@@ -206,14 +211,27 @@ class Form:
 
 
 @cache
-def opened(form: Form) -> Template:
-    """All of a sandbox but its elements and its limit of connections."""
+def opened(form: Form, *, ipv6: bool) -> Template:
+    """All of a sandbox."""
     made = [TABLE.counter(f"r{_NUMBER}"), TABLE.counter(f"l{_NUMBER}"), TABLE.chain(f"c{_NUMBER}")]
     if form.by_name:
         made += _names()
     if form.limited:
         made += [TABLE.chain(f"k{_NUMBER}"), *_limit()]
-    return Template(b"".join((*made, *_rules(form))), PLACES)
+    return Template(b"".join((*made, *_rules(form), *_elements(TABLE.add, f"c{_NUMBER}", ipv6=ipv6))), PLACES)
+
+
+def _elements(
+    do: Callable[[str, list[bytes]], bytes], chain: str, *, ipv6: bool, seconds: float | None = None
+) -> list[bytes]:
+    """What leads from the sandbox' interface to its chain, and what tells that a packet is its own."""
+    key = f"v{_NUMBER}".encode().ljust(16, b"\0")
+    own = [("own4", OWN4.packed), *([("own6", OWN6.packed)] if ipv6 else [])]
+    return [
+        do("cells", [nft.element(key, verdict=(Verdict.GOTO, chain), seconds=seconds)]),
+        *(do(name, [nft.element(key + address, seconds=seconds)]) for name, address in own),
+        *([] if seconds else [do("flows", [nft.element(key + PLACES["mark"])])]),
+    ]
 
 
 @cache
@@ -223,9 +241,14 @@ def changed(form: Form) -> Template:
 
 
 @cache
-def closed(form: Form) -> Template:
-    """What `opened` made, removed; the elements that lead to it have to be removed before."""
-    gone = [TABLE.remove_chain(f"c{_NUMBER}")]
+def closed(form: Form, *, ipv6: bool) -> Template:
+    """What `opened` made, removed. What the sandbox still sends is refused for a while, which ends by itself."""
+    chain = f"c{_NUMBER}"
+    gone = [
+        *_elements(TABLE.remove, chain, ipv6=ipv6),
+        *_elements(TABLE.add, "refuse", ipv6=ipv6, seconds=_REFUSED_SECONDS),
+        TABLE.remove_chain(chain),
+    ]
     if form.limited:
         gone.append(TABLE.remove_chain(f"k{_NUMBER}"))
     if form.by_name:
