@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 import trio
 from forked import in_child
-from routed import HOST4, HOST6, OTHER4, OTHER6, WORLD4, WORLD6, Internet, Namespace, echoes, in_thread, internet
+from routed import HOST4, HOST6, OTHER4, OTHER6, WORLD4, WORLD6, Internet, Namespace, echoes, heard, in_thread, internet
 
 from nsbox._config import NetworkAllocation
 from nsbox._errors import SetupError, UnsupportedHostError
@@ -496,7 +496,7 @@ def test_a_suspended_sandbox_hears_nothing_and_its_connections_go_on_afterwards(
         assert hears(router.dns_udp) is None
         await router.resume(port)
         connection.settimeout(10)
-        assert connection.recv(5, socket.MSG_WAITALL) == b"later"
+        assert heard(connection, 5) == b"later"
         assert cell.speaks(WORLD4, 80)
 
     tell(story, way, tmp_path)
@@ -607,7 +607,7 @@ def test_members_of_a_segment_reach_each_other_until_they_are_parted(way: str, t
         assert one_cell.why_not(two.address4, 80, SHORT) == "timeout"
         await router.mend(7, two)
         living.settimeout(10)
-        assert living.recv(5, socket.MSG_WAITALL) == b"later"
+        assert heard(living, 5) == b"later"
         await router.join(8, one)
         await router.join(8, two)
         await router.cut(8, two)

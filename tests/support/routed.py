@@ -127,9 +127,17 @@ def echoes(connection: socket.socket, text: bytes = b"hello") -> bool:
     """Whether the other side sends back what it is sent."""
     try:
         connection.sendall(text)
-        return connection.recv(len(text), socket.MSG_WAITALL) == text
+        return heard(connection, len(text)) == text
     except OSError:
         return False
+
+
+def heard(connection: socket.socket, count: int) -> bytes:
+    """So many bytes, or all there are before the other side ends."""
+    found = b""
+    while len(found) < count and (more := connection.recv(count - len(found))):
+        found += more
+    return found
 
 
 @dataclass
