@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import internet
+import little_internet
 import trio
 
 from nsbox import AsyncSandbox
@@ -134,7 +134,7 @@ def measure_here(kind: str, runs: int) -> None:
 
 async def _measure(kind: str, runs: int) -> dict[str, Series]:
     def in_namespaces() -> str:
-        with internet.little_internet() as net:
+        with little_internet.little_internet() as net:
             net.serve(_SINK)
             return net.run(_AGAIN, kind, str(runs), seconds=600)
 

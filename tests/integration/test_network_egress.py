@@ -1,4 +1,4 @@
-"""Egress: what a sandbox reaches of the little internet of tests/support/internet.py, as root and as a user."""
+"""Egress: what a sandbox reaches of the little internet of tests/support/little_internet.py, as root and as a user."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 import pytest
-from internet import GATEWAY, HOST, METADATA, NAME_SERVER, NEIGHBOUR, WEB, Internet, Service, little_internet
+from little_internet import GATEWAY, HOST, METADATA, NAME_SERVER, NEIGHBOUR, WEB, Internet, Service, little_internet
 
 pytestmark = pytest.mark.needs_egress
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from internet import GATEWAY, HOST, METADATA, NAME_SERVER, NEIGHBOUR, WEB, Internet, little_internet
+from little_internet import GATEWAY, HOST, METADATA, NAME_SERVER, NEIGHBOUR, WEB, Internet, little_internet
 
 pytestmark = pytest.mark.needs_egress
 
