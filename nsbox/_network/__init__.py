@@ -1,6 +1,7 @@
 """The network of sandboxes: a router in a namespace of its own, its rules, its way out, and its resolver.
 
 addresses    which addresses sandboxes have
+admitted     which addresses they know by name
 answering    one query, from its bytes to those of its answer
 connections  what the kernel knows of their connections
 decisions    what it is answered with
@@ -22,4 +23,5 @@ shares       how much of the resolver one of them may have
 streams      DNS by TCP
 uplink       the way out as root
 upstream     the servers that the resolver asks
+wiring       what is done in the kernel for one of them
 """

@@ -50,6 +50,21 @@ class Policy:
             by_name=allocation.allowed_domains is not None,
         )
 
+    def forbids(self, target: bytes, port: int | None) -> bool:
+        """Whether a connection is against it, as far as that can be told without the host's addresses and names.
+
+        Args:
+            target: Packed address that it is made to.
+            port: Of TCP or UDP; None: another protocol.
+        """
+        blocked = address_ranges(self.blocked_networks, 4 if len(target) == 4 else 6)
+        allowed = None if self.allowed_ports is None else port_ranges(self.allowed_ports)
+        return (
+            not self.access
+            or contains(blocked, int.from_bytes(target, "big"))
+            or (allowed is not None and (port is None or not contains(allowed, port)))
+        )
+
 
 @lru_cache(maxsize=64)
 def address_ranges(networks: tuple[str, ...], version: int) -> Ranges:

@@ -26,7 +26,7 @@ from nsbox._network.netlink import DUMP, Netlink, attribute, attributes, message
 from nsbox._network.policy import Policy
 from nsbox._network.router import Port, Router
 
-pytestmark = [pytest.mark.needs_user_namespace, pytest.mark.needs_tool("pasta")]
+pytestmark = [pytest.mark.needs_user_namespace, pytest.mark.needs_egress, pytest.mark.needs_tool("pasta")]
 
 T = TypeVar("T")
 Story = Callable[[Internet, Router], Awaitable[T]]
@@ -622,7 +622,7 @@ def test_members_of_a_segment_reach_each_other_until_they_are_parted(way: str, t
         await router.detach(two)
         await router.detach(one)
         await router.detach(three)
-        assert router._segments.members == {}
+        assert router._wiring.segments.members == {}
 
     tell(story, way, tmp_path)
 
