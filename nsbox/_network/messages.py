@@ -41,7 +41,7 @@ leads to a sandbox, and the host's of the one that leads outside."""
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
 _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 20, 22, 24, 26
 _NEWNEIGH, _NEWQDISC, _DELQDISC, _GETNETCONF, _GETSTATS = 28, 36, 37, 82, 94
-_UP = 1  # IFF_UP
+_UP, _NOARP = 1, 0x80  # IFF_*
 _PERMANENT = 0x80  # NUD_PERMANENT
 _NODAD = 0x02  # IFA_F_NODAD
 _ONLINK = 4  # RTNH_F_ONLINK
@@ -155,15 +155,17 @@ def prepare(index: int, *, forwards: bool, ipv6: bool) -> bytes:
     return _encode(_Link(), _NEWLINK, 0, "set up an interface", [("IFLA_AF_SPEC", {"attrs": inner})], index=index)
 
 
-def up(index: int, **attrs: int) -> bytes:
+def up(index: int, *, asks: bool = True, **attrs: int) -> bytes:
     """Switch an interface on.
 
     Args:
         index: Which.
+        asks: Whether it asks for neighbours that nobody has named (IFF_NOARP).
         **attrs: What else to set, such as IFLA_MTU.
     """
-    return _encode(_Link(), _NEWLINK, 0, "switch an interface on", list(attrs.items()), index=index, flags=_UP,
-                   change=_UP)  # fmt: skip
+    flags = _UP if asks else _UP | _NOARP
+    return _encode(_Link(), _NEWLINK, 0, "switch an interface on", list(attrs.items()), index=index, flags=flags,
+                   change=flags)  # fmt: skip
 
 
 def remove_link(index: int) -> bytes:

@@ -146,7 +146,8 @@ def cell_end(range6: IPv6Network | None, *, egress6: bool, limited: bool) -> Tem
     """
     parts = [
         messages.prepare(CELL_INDEX, forwards=False, ipv6=range6 is not None),
-        messages.up(CELL_INDEX),
+        # Those asked for are in a table that has 1024 of the whole machine, and are not given up for 3 s
+        messages.up(CELL_INDEX, asks=False),
         messages.address(CELL_INDEX, OWN4),
         messages.neighbour(CELL_INDEX, GATEWAY, NEAR),
         messages.route(CELL_INDEX, _DEFAULT4, GATEWAY),
