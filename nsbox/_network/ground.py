@@ -112,6 +112,9 @@ class Ground:
                     self.host.netlink, self.routes, self.door.namespace, self.pool, ipv6=self.egress6
                 )
             self._stack.callback(self.way_out.close)
+            for table in uplink.tables_in_the_way():
+                log.warning("sandboxes reach nothing unless the host's table %s accepts what it forwards for them: "
+                            'iifname "nsbox*" accept, oifname "nsbox*" accept', table)  # fmt: skip
         else:
             program = pasta.find_pasta()
             if not self._default4:
@@ -157,6 +160,8 @@ def lay(door: RouterDoor, *, as_root: bool) -> Ground:
             connections_of(filters, 0)
         _set_up(routes, door, pool, ipv6=ipv6)
         through = "veth pairs and nftables" if as_root else "veth pairs, nftables and pasta"
+        in_the_way = "".join(f"; the host's table {name} drops what it does not accept" for name in
+                             (uplink.tables_in_the_way() if as_root else ()))  # fmt: skip
         return Ground(
             door=door,
             routes=routes,
@@ -166,7 +171,7 @@ def lay(door: RouterDoor, *, as_root: bool) -> Ground:
             mtu=(HostUplink if as_root else PastaUplink).mtu,
             ipv6=ipv6,
             egress6=egress6,
-            description=f"{through}; IPv6: {lacking6 or 'as IPv4'}",
+            description=f"{through}; IPv6: {lacking6 or 'as IPv4'}{in_the_way}",
             _as_root=as_root,
             _default4=default4,
             _stack=stack.pop_all(),

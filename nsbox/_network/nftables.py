@@ -14,7 +14,16 @@ from typing import Any
 from pyroute2.netlink.nfnetlink import nfgen_msg
 from pyroute2.netlink.nfnetlink import nftsocket as nft
 
-from nsbox._network.netlink import APPEND, CREATE, EXCLUSIVE, REQUEST, attribute, attributes, message, number_of_step
+from nsbox._network.netlink import (
+    APPEND,
+    CREATE,
+    EXCLUSIVE,
+    REQUEST,
+    attribute,
+    attributes,
+    message,
+    number_of_step,
+)
 
 INET = 1  # NFPROTO_INET: rules for IPv4 and IPv6
 IPV4, IPV6 = 2, 10  # NFPROTO_IPV4, NFPROTO_IPV6

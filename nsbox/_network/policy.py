@@ -13,6 +13,10 @@ from nsbox._config.networks import HOST
 
 Ranges = tuple[tuple[int, int], ...]
 
+CONNECTIONS = 4096
+"""Of one sandbox, where its allocation says nothing: the kernel's table has room for 65,536 on a small machine, and is one
+for all sandboxes, as root one for the host, too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -39,11 +43,11 @@ class Policy:
     @classmethod
     def of(cls, allocation: NetworkAllocation) -> Policy:
         """What a sandbox with this allocation may reach."""
-        ports = allocation.allowed_ports
+        ports, connections = allocation.allowed_ports, allocation.connections_limit
         return cls(
             access=allocation.access == "egress",
             bandwidth_mbps=allocation.bandwidth_mbps,
-            connections_limit=allocation.connections_limit,
+            connections_limit=CONNECTIONS if connections is None else connections,
             allowed_ports=None if ports is None else tuple(ports),
             blocked_networks=tuple(item for item in allocation.blocked_networks if item != HOST),
             blocks_host=HOST in allocation.blocked_networks,

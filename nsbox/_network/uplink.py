@@ -19,10 +19,12 @@ from nsbox._network import messages
 from nsbox._network import nftables as nft
 from nsbox._network.addresses import GATEWAY6, AddressPool
 from nsbox._network.messages import FAR, NEAR, End
-from nsbox._network.netlink import Netlink
+from nsbox._network.netlink import DUMP, Netlink, attributes, message
 from nsbox._network.nftables import IPV4, IPV6, Expression, Meta, Type, Verdict
 from nsbox._network.rules import UPLINK
 
+_GETCHAIN = 10 << 8 | 4  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN
+_INPUT, _FORWARD, _POSTROUTING = 1, 2, 4  # NF_INET_*
 _ROUTER, _HOST = 1, 2
 """Places in the range: the router's end, and whom it sends to. The host is given no address."""
 _FAR6 = IPv6Address("fe80::2")
@@ -47,6 +49,36 @@ def require_forwarding() -> None:
 def forwards_ipv6() -> bool:
     """Whether the host forwards IPv6."""
     return _is_on("/proc/sys/net/ipv6/conf/all/forwarding")
+
+
+def tables_in_the_way() -> list[str]:
+    """Tables of nftables that drop what the host forwards unless a rule of theirs accepts it, as Docker's does.
+
+    They are the host's, and left as they are. Those of iptables-legacy cannot be seen here.
+
+    Raises:
+        SetupError: The kernel does not tell.
+    """
+    with _open_filters() as sock:
+        answers = Netlink(sock).ask(message(_GETCHAIN, DUMP, "list the host's chains", bytes(4)))
+    found = (_table_that_drops(answer) for answer in answers)
+    return sorted({name for name in found if name is not None and not name.startswith("nsbox-")})
+
+
+def _table_that_drops(answer: bytes) -> str | None:
+    """Of a chain: NFTA_CHAIN_TABLE, where its NFTA_HOOK_HOOKNUM is for what is forwarded, and its policy NF_DROP."""
+    found = attributes(answer[4:])
+    hook, policy = attributes(found.get(4, b"")).get(1), found.get(5)
+    if answer[0] not in (nft.INET, IPV4) or hook != struct.pack(">I", _FORWARD) or policy != bytes(4):
+        return None
+    return found[1].rstrip(b"\0").decode(errors="replace")
+
+
+def _open_filters() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)  # NETLINK_NETFILTER
+    except OSError as exc:
+        raise SetupError("network", exc.errno or errno.EIO, "cannot speak with nf_tables") from exc
 
 
 def _is_on(path: str) -> bool:
@@ -81,12 +113,7 @@ class HostUplink:
         self._table = nft.Table(f"nsbox-{os.getpid()}-{number}")
         self._routes = routes
         self._index = 0
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12  # NETLINK_NETFILTER
-            )  # fmt: skip
-        except OSError as exc:
-            raise SetupError("network", exc.errno or errno.EIO, "cannot speak with nf_tables") from exc
+        self._socket = _open_filters()
         self._filters = Netlink(self._socket)
         try:
             self._filters.commit(*self._rules(pool))
@@ -137,9 +164,9 @@ class HostUplink:
             table.make(owned=True),
             table.set("may_reach_host4", Type.IPV4),
             table.set("may_reach_host6", Type.IPV6),
-            table.base_chain("input", 1, 0),
-            table.base_chain("forward", 2, 0),
-            table.base_chain("postrouting", 4, 100, kind="nat"),
+            table.base_chain("input", _INPUT, 0),
+            table.base_chain("forward", _FORWARD, 0),
+            table.base_chain("postrouting", _POSTROUTING, 100, kind="nat"),
             rule("input", *ours, *source4, nft.within("may_reach_host4"), accept),
             rule("input", *ours, *source6, nft.within("may_reach_host6"), accept),
             rule("input", *ours, drop),

@@ -20,7 +20,7 @@ from routed import HOST4, HOST6, OTHER4, OTHER6, WORLD4, WORLD6, Internet, Names
 
 from nsbox._config import NetworkAllocation
 from nsbox._errors import SetupError, UnsupportedHostError
-from nsbox._network import addresses, messages, pasta
+from nsbox._network import addresses, messages, nftables, pasta
 from nsbox._network.doors import CellDoor
 from nsbox._network.netlink import DUMP, Netlink, attribute, attributes, message
 from nsbox._network.policy import Policy
@@ -878,6 +878,27 @@ def test_a_host_that_does_not_forward_is_told_how(tmp_path: Path) -> None:
 
     error = tell(story, "root", tmp_path, forwarding=False)
     assert error.remedies == ("sysctl -w net.ipv4.ip_forward=1",)
+
+
+def test_a_table_of_the_hosts_that_drops_what_is_forwarded_is_named(tmp_path: Path) -> None:
+    """It is not changed: nothing gets through it until the host's administrator lets it."""
+
+    async def story(net: Internet) -> str:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+            rules, table = Netlink(sock), nftables.Table("firewall")
+            rules.commit(table.make(owned=False), table.base_chain("forward", 2, 0, drop=True))
+            router = await Router.open(net.open_router(), as_root=True)
+            _, cell = await attach(net, router)
+            assert cell.why_not(WORLD4, 80, SHORT) == "timeout"
+            accept = nftables.verdict(nftables.Verdict.ACCEPT)
+            for meta in (nftables.Meta.IIFNAME, nftables.Meta.OIFNAME):
+                rules.commit(table.rule("forward", nftables.meta(meta), nftables.equal(b"nsbox"), accept))
+            assert cell.speaks(WORLD4, 80)
+        router.close()
+        return router.description
+
+    said = in_internet(story, tmp_path)
+    assert said.endswith("; the host's table firewall drops what it does not accept")
 
 
 def test_without_pasta_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
