@@ -83,7 +83,7 @@ Bandwidth = Annotated[
     float | None, typer.Option(metavar="Mbit/s", help="With --network: each direction (default: not limited).")
 ]
 Connections = Annotated[
-    int | None, typer.Option(metavar="N", help="With --network: connections at a time (default: not limited).")
+    int | None, typer.Option(metavar="N", help="With --network: connections at a time (default: 4096).")
 ]
 Require = Annotated[
     list[str] | None,

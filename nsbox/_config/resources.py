@@ -118,7 +118,7 @@ class NetworkAllocation:
     Attributes:
         access: "none": a network of its own with nothing but a loopback. "egress": connections to the outside.
         bandwidth_mbps: Megabits a second, at least 0.001, each direction; None: not limited.
-        connections_limit: At least 1; None: not limited.
+        connections_limit: At least 1; None: 4096.
         allowed_ports: Destination ports, 1 to 65535; None: any; (): none.
         blocked_domains: Names that are not resolved; "*.example.com" is all below example.com.
         allowed_domains: The only names that are; None: all but the blocked ones; (): none.

@@ -14,8 +14,8 @@ from nsbox._config.networks import HOST
 Ranges = tuple[tuple[int, int], ...]
 
 CONNECTIONS = 4096
-"""Of one sandbox, where its allocation says nothing: the kernel's table has room for 65,536 on a small machine, and is one
-for all sandboxes, as root one for the host, too."""
+"""Of one sandbox, where its allocation says nothing. The kernel's table has room for 65,536 on a small machine; it is
+one for all sandboxes, and as root the host's own has all of them, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

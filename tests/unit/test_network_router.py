@@ -16,7 +16,7 @@ from nsbox._errors import SetupError, UnsupportedHostError
 from nsbox._network import addresses, messages, netlink, nftables, rules
 from nsbox._network.addresses import AddressPool, candidates, choose_range
 from nsbox._network.netlink import Template, attribute, attributes
-from nsbox._network.policy import Policy, address_ranges, contains, port_ranges
+from nsbox._network.policy import CONNECTIONS, Policy, address_ranges, contains, port_ranges
 
 NETWORKS = st.one_of(
     st.builds(lambda number, length: ipaddress.ip_network((number, length), strict=False),
@@ -62,7 +62,7 @@ def test_a_policy_is_what_the_allocation_says() -> None:
     assert "host" not in default.blocked_networks
     assert contains(address_ranges(default.blocked_networks, 4), int(ipaddress.ip_address("10.1.2.3")))
     loose = Policy.of(NetworkAllocation(access="egress", blocked_networks=(), allowed_domains=(), allowed_ports=[1]))
-    assert loose == Policy(blocks_host=False, by_name=True, allowed_ports=(1,))
+    assert loose == Policy(blocks_host=False, by_name=True, allowed_ports=(1,), connections_limit=CONNECTIONS)
     assert Policy.of(NetworkAllocation(blocked_networks=["host"])).blocks_host
 
 
