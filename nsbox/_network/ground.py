@@ -58,6 +58,21 @@ def needs_kernel(what: str, module: str, *, also: tuple[int, ...] = (errno.EINVA
         ) from exc
 
 
+@contextlib.contextmanager
+def _needs_right() -> Iterator[None]:
+    """Root of a container may lack the right to change the network that it sees."""
+    try:
+        yield
+    except SetupError as exc:
+        if exc.errno != errno.EPERM:
+            raise
+        raise UnsupportedHostError(
+            "root may not change the network here, which a sandbox with network.access='egress' needs",
+            ("network_egress",),
+            ("give the container CAP_NET_ADMIN, such as by docker run --cap-add NET_ADMIN",),
+        ) from exc
+
+
 @dataclass(slots=True, kw_only=True)
 class Ground:
     """See the module; made by `lay`.
@@ -107,7 +122,7 @@ class Ground:
                 return
         if self._as_root:
             uplink.require_forwarding()
-            with needs_kernel("veth or nf_tables with owned tables (Linux 5.12)", "veth nf_tables"):
+            with _needs_right(), needs_kernel("veth or nf_tables with owned tables (Linux 5.12)", "veth nf_tables"):
                 self.way_out = HostUplink(
                     self.host.netlink, self.routes, self.door.namespace, self.pool, ipv6=self.egress6
                 )

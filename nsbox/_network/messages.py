@@ -263,7 +263,7 @@ def rate_values(mbps: float, mtu: int) -> dict[str, bytes]:
     """
     rate = min(max(1, round(mbps * 125_000)), _FASTEST)
     burst = min(max(mtu + 64, rate // 100), 1 << 30)  # 10 ms, in which a busy host's timers come
-    queue = min(max(16 * (mtu + 64), rate // 5), 1 << 30)
+    queue = max(16 * (mtu + 64), min(rate // 5, 1 << 24))  # it is the kernel's memory, not the sandbox'
     return {
         "rate": struct.pack("=I", min(rate, 2**32 - 1)),
         "rate64": struct.pack("=Q", rate),

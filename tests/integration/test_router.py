@@ -16,7 +16,21 @@ from typing import TypeVar
 import pytest
 import trio
 from forked import in_child
-from routed import HOST4, HOST6, OTHER4, OTHER6, WORLD4, WORLD6, Internet, Namespace, echoes, heard, in_thread, internet
+from routed import (
+    HOST4,
+    HOST6,
+    OTHER4,
+    OTHER6,
+    WORLD4,
+    WORLD6,
+    Internet,
+    Namespace,
+    echoes,
+    heard,
+    in_thread,
+    internet,
+    lose_right_over_network,
+)
 
 from nsbox._config import NetworkAllocation
 from nsbox._errors import SetupError, UnsupportedHostError
@@ -878,6 +892,24 @@ def test_a_host_that_does_not_forward_is_told_how(tmp_path: Path) -> None:
 
     error = tell(story, "root", tmp_path, forwarding=False)
     assert error.remedies == ("sysctl -w net.ipv4.ip_forward=1",)
+
+
+def test_root_without_the_right_over_the_network_is_told(tmp_path: Path) -> None:
+    """As in most containers. Nothing is left; private networks, which take no right there, can be had."""
+
+    async def story(net: Internet) -> UnsupportedHostError:
+        door, (inner, other) = net.open_router(), [net.open_cell()[0] for _ in range(2)]
+        lose_right_over_network()
+        router = await Router.open(door, as_root=True)
+        before = size(router), socket.if_nameindex()
+        with pytest.raises(UnsupportedHostError) as info:
+            await router.attach(inner, ALLOWED)
+        assert (size(router), socket.if_nameindex()) == before
+        await router.attach(other, Policy(access=False))
+        router.close()
+        return info.value
+
+    assert "CAP_NET_ADMIN" in in_internet(story, tmp_path).remedies[0]
 
 
 def test_a_table_of_the_hosts_that_drops_what_is_forwarded_is_named(tmp_path: Path) -> None:

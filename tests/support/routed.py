@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -258,6 +259,16 @@ def _from_child(function: Callable[[], list[int]], count: int) -> list[int]:
     for fd in fds:
         os.set_inheritable(fd, False)
     return list(fds)
+
+
+def lose_right_over_network() -> None:
+    """Have no CAP_NET_ADMIN in this thread any more (capset(2), version 3 of its header)."""
+    header = struct.pack("=Ii", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
+    _checked(LIBC.capget(header, data))
+    effective, permitted, inheritable, *rest = struct.unpack("=6I", data.raw)
+    lost = ~(1 << 12)
+    _checked(LIBC.capset(header, struct.pack("=6I", effective & lost, permitted & lost, inheritable, *rest)))
 
 
 def _own_user_namespace() -> None:
