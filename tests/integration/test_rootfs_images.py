@@ -78,7 +78,7 @@ def test_an_image_that_was_imported_is_a_root_by_its_name(layers: list[bytes], t
     done = command(
         "run", "--rootfs", "tool", "--", "sh", "-c", "pwd; ls /etc; id -u; cat /srv/bin/tool | cat > copy; ls"
     )
-    assert done.stdout.split() == ["/workspace", "passwd", "1000", "copy"], done.stderr
+    assert done.stdout.split() == ["/workspace", "passwd", "resolv.conf", "1000", "copy"], done.stderr
     assert command("rootfs", "remove", "tool").stdout == "removed tool\n"
     assert json.loads(command("rootfs", "list", "--json").stdout)["roots"] == []
 
