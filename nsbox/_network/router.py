@@ -106,6 +106,10 @@ class Router:
             except BaseException:
                 self._ground.pool.give_back(place)
                 raise
+            if self._closed:  # while another thread was at it
+                port.is_attached = False
+                port.routes.close()
+                raise SetupError("network", errno.ESHUTDOWN, "the router was closed meanwhile")
             self._ports[port.address4] = port
             if port.address6 is not None:
                 self._ports[port.address6] = port
