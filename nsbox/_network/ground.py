@@ -233,7 +233,8 @@ def _egress_of_ipv6(*, ipv6: bool, default: bool, as_root: bool) -> tuple[bool, 
 
 def _set_up(routes: Netlink, door: RouterDoor, pool: AddressPool, *, ipv6: bool) -> None:
     """The router's own address, its resolver's sockets, and an answer for addresses that are nobody's."""
-    nowhere = messages.route(_LOOPBACK, IPv4Network("0.0.0.0/0"), priority=1 << 16)  # to get to the rules, which refuse
+    # To get to the rules, which refuse; it is there already where an attempt to open the router has failed
+    nowhere = messages.route(_LOOPBACK, IPv4Network("0.0.0.0/0"), priority=1 << 16, replaces=True)
     parts = [messages.up(_LOOPBACK), messages.address(_LOOPBACK, GATEWAY), messages.unreachable(pool.range4), nowhere]
     if ipv6:
         parts += [messages.address(_LOOPBACK, pool.own6(_RESOLVER)), messages.unreachable(pool.range6)]
