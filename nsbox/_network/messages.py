@@ -168,9 +168,15 @@ def up(index: int, *, asks: bool = True, **attrs: int) -> bytes:
                    change=flags)  # fmt: skip
 
 
-def remove_link(index: int) -> bytes:
-    """Remove an interface, and the other end of its pair."""
-    return _encode(_Link(), _DELLINK, 0, "remove an interface", [], index=index)
+def remove_link(index: int = 0, name: str = "") -> bytes:
+    """Remove an interface, and the other end of its pair.
+
+    Args:
+        index: Of the interface; 0: the one of that name.
+        name: The same.
+    """
+    attrs = [] if index else [("IFLA_IFNAME", name)]
+    return _encode(_Link(), _DELLINK, 0, "remove an interface", attrs, index=index)
 
 
 def address(index: int, own: Address) -> bytes:

@@ -117,7 +117,7 @@ class HostUplink:
         self.name = f"nsbox{os.getpid()}-{number}"[:15]
         self._table = nft.Table(f"nsbox-{os.getpid()}-{number}")
         self._routes = routes
-        self._index = 0
+        self._index, self._is_made = 0, False
         self._socket = _open_filters()
         self._filters = Netlink(self._socket)
         try:
@@ -129,6 +129,7 @@ class HostUplink:
 
     def _connect(self, router: Netlink, namespace: int, pool: AddressPool, *, ipv6: bool) -> None:
         self._routes.do(messages.pair(End(self.name, 0, NEAR), End(UPLINK, 0, FAR), namespace, self.mtu))
+        self._is_made = True
         self._index = index = messages.index_of_link(self._routes.ask(messages.ask_link(self.name))[0])
         inner = messages.index_of_link(router.ask(messages.ask_link(UPLINK))[0])
         own, other = pool.own4(_ROUTER), pool.own4(_HOST)
@@ -195,10 +196,10 @@ class HostUplink:
     def close(self) -> None:
         """Remove both; idempotent."""
         self._socket.close()
-        if self._index:
+        if self._is_made:
             with contextlib.suppress(SetupError):  # ENODEV: the router's namespace was first
-                self._routes.do(messages.remove_link(self._index))
-            self._index = 0
+                self._routes.do(messages.remove_link(self._index, self.name))
+            self._is_made = False
 
 
 def _source(version: int, offset: int, length: int) -> list[Expression]:
