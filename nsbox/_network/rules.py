@@ -2,11 +2,11 @@
 
 ::
 
-    prerouting   a sandbox' packet that has not the sandbox' address: drop; from sandbox to sandbox: no connection
+    prerouting   a sandbox' packet that has not the sandbox' address: drop; to a sandbox, or the resolver: no connection
     forward      from or to a suspended sandbox: drop
                  from a sandbox: its chain c<number>
                  to a sandbox: accept what belongs to a connection that its chain accepted; drop
-    input        from a sandbox to the resolver: accept; drop
+    input        from a sandbox to the resolver: accept, up to a rate; drop
     c<number>    to a sandbox: accept what its segments allow (p<number>), or refuse
                  to a blocked address, another resolver, a port that is not allowed: refuse
                  of a connection that was accepted before: accept
@@ -28,6 +28,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from nsbox._network import nftables as nft
+from nsbox._network import pace
 from nsbox._network.addresses import GATEWAY
 from nsbox._network.netlink import Template
 from nsbox._network.nftables import IPV4, IPV6, Expression, Meta, Type, Verdict
@@ -38,7 +39,7 @@ UPLINK = "uplink"
 """The interface of the router that leads outside."""
 MOST_CONNECTIONS = 2**32 - 1
 
-_PREROUTING, _INPUT, _FORWARD, _POSTROUTING = 0, 1, 2, 4  # NF_INET_*
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = 0, 1, 2, 3, 4  # NF_INET_*
 _RAW, _FILTER, _SOURCE_NAT = -300, 0, 100  # NF_IP_PRI_*
 _ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58  # IPPROTO_*
 _SOURCE, _DESTINATION = 0, 1
@@ -138,10 +139,12 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
         table.add("carriers", [nft.element(bytes([one])) for one in (_TCP, _UDP)]),
         table.set("resolvers", Type.PORT),
         table.add("resolvers", [nft.element(struct.pack(">H", port)) for port in (53, 853)]),
+        pace.buckets(table, "asking"),
         *(table.chain(name) for name in ("between", "refuse")),
         table.base_chain("prerouting", _PREROUTING, _RAW),
         table.base_chain("forward", _FORWARD, _FILTER, drop=True),
         table.base_chain("input", _INPUT, _FILTER, drop=True),
+        table.base_chain("output", _OUTPUT, _RAW),
     ]
     for version, target in ((4, range4), (6, range6)):
         own = [nft.meta(Meta.IIFNAME), nft.within(f"own{version}", inverted=True), drop]
@@ -153,12 +156,15 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
     known = [nft.connection_mark(4), nft.meta(Meta.OIFNAME), nft.within("flows")]
     port = [nft.transport(2, 2), nft.equal(struct.pack(">H", 53))]
     parts += [
+        rule("prerouting", *_from(_SANDBOXES), *resolver, nft.untracked()),
+        rule("output", *_to(_SANDBOXES), *_address(4, _SOURCE), nft.equal(GATEWAY.packed), nft.untracked()),
         rule("forward", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
         rule("forward", nft.meta(Meta.OIFNAME), nft.within("suspended"), drop),
         rule("forward", nft.meta(Meta.IIFNAME), nft.by_map("cells")),
         rule("forward", *nft.state(nft.ESTABLISHED_OR_RELATED), *known, accept),
         rule("input", *_from(b"lo".ljust(16, b"\0")), accept),
         rule("input", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
+        rule("input", *_from(_SANDBOXES), *pace.too_fast("asking"), drop),
         *(rule("input", *_from(_SANDBOXES), *resolver, *_protocol(one), *port, accept) for one in (_TCP, _UDP)),
         rule("input", *nft.state(nft.ESTABLISHED_OR_RELATED), accept),
         rule("input", *_from(_SANDBOXES), nft.verdict(Verdict.GOTO, "refuse")),
