@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from terminals import screen
-from watching import command_line, parts_of_nsbox, until
+from watching import parts_of_nsbox, until
 
 import nsbox
 from nsbox._blocking import shutdown
@@ -65,6 +65,14 @@ def kill_with_launcher(application: Application) -> None:
     application.process.kill()
     application.process.wait()
     os.kill(launcher, signal.SIGKILL)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether nothing is left of it but its status: while it ends its command line is gone before its files are."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.fixture(name="application")
@@ -156,7 +164,7 @@ def test_the_socket_of_a_dead_application_is_removed_by_who_looks_next() -> None
         application.process.stdin.close()
         assert application.process.stdout is not None
         application.process.stdout.close()
-        until(lambda: not command_line(application.child), "the child, which has their lock too, has ended")
+        until(lambda: has_ended(application.child), "the child, which has their lock too, has ended")
         nsbox.execute("print(1)")  # the cgroups go with the next start
 
 
