@@ -14,9 +14,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+import trio
+
 from nsbox._config.networks import NAME_SERVER
 from nsbox._errors import SetupError, UnsupportedHostError
 from nsbox._network.netlink import Netlink
+from nsbox._network.policy import Ranges, joined
 
 GATEWAY = IPv4Address(NAME_SERVER)
 """What every sandbox sends to, and where its resolver is."""
@@ -183,12 +186,24 @@ class HostAddresses:
                 pass  # ENOBUFS: there was more than the buffer holds
             news = True
 
-    def read(self) -> frozenset[bytes]:
-        """All addresses, packed: of 4 bytes, and of 16."""
+    async def wait_for_news(self) -> None:
+        """Until there is any."""
+        await trio.lowlevel.wait_readable(self._news)
+
+    def read(self) -> dict[int, Ranges]:
+        """By the version of IP: all addresses, and what else the host takes for its own (`ip route add local`)."""
         from nsbox._network import messages  # noqa: PLC0415  # pyroute2 takes 0.1 s to be imported
 
-        answers = self.netlink.ask(messages.ask_addresses())
-        return frozenset(found for answer in answers if (found := messages.address_in(answer)))
+        found: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        for answer in self.netlink.ask(messages.ask_addresses()):
+            packed = messages.address_in(answer)
+            if packed:
+                found[4 if len(packed) == 4 else 6].append((int.from_bytes(packed, "big"),) * 2)
+        for answer in self.netlink.ask(messages.ask_routes(socket.AF_UNSPEC)):
+            route = messages.route_in(answer)
+            if route is not None and route.own:
+                found[route.target.version].append((int(route.target[0]), int(route.target[-1])))
+        return {version: joined(ranges) for version, ranges in found.items()}
 
     def close(self) -> None:
         """Ask no more."""

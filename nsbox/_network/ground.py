@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 from nsbox._errors import SetupError, UnsupportedHostError
 from nsbox._network import messages, pasta, rules, uplink
@@ -201,7 +201,8 @@ def _choose_addresses(
     known = [route for route in found if route is not None]
     defaults = {route.target.version for route in known if route.unicast and not route.target.prefixlen}
     used = [route.target for route in known if isinstance(route.target, IPv4Network) and route.target.prefixlen]
-    used += [IPv4Network((one, 32)) for one in host.read() if len(one) == 4]
+    for first, last in host.read()[4]:
+        used += summarize_address_range(IPv4Address(first), IPv4Address(last))
     register = None
     if as_root:  # else nobody but pasta sees the addresses
         register = open_register()

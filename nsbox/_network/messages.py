@@ -45,7 +45,7 @@ _UP, _NOARP = 1, 0x80  # IFF_*
 _PERMANENT = 0x80  # NUD_PERMANENT
 _NODAD = 0x02  # IFA_F_NODAD
 _ONLINK = 4  # RTNH_F_ONLINK
-_UNICAST, _UNREACHABLE = 1, 7  # RTN_*
+_UNICAST, _LOCAL, _BROADCAST, _ANYCAST, _UNREACHABLE = 1, 2, 3, 4, 7  # RTN_*
 _MAIN, _STATIC = 254, 4  # RT_TABLE_MAIN, RTPROT_STATIC
 _UNIVERSE, _LINK = 0, 253  # RT_SCOPE_*
 _ROOT = 0xFFFFFFFF  # TC_H_ROOT
@@ -318,10 +318,12 @@ class Route:
     Attributes:
         target: Where to; a default route has the prefix length 0.
         unicast: Whether it leads to somebody else.
+        own: Whether it leads to the host itself.
     """
 
     target: Network
     unicast: bool
+    own: bool
 
 
 def ask_routes(family: int) -> bytes:
@@ -337,7 +339,7 @@ def route_in(answer: bytes) -> Route | None:
     size = 4 if family == AF_INET else 16
     packed = attributes(answer[12:]).get(1, b"").ljust(size, b"\0")
     target: Network = IPv4Network((packed, length)) if family == AF_INET else IPv6Network((packed, length))
-    return Route(target, kind == _UNICAST)
+    return Route(target, kind == _UNICAST, kind in (_LOCAL, _BROADCAST, _ANYCAST))
 
 
 def ask_traffic(index: int) -> bytes:

@@ -80,20 +80,21 @@ def address_ranges(networks: tuple[str, ...], version: int) -> Ranges:
     """
     if version == 4:
         four = (item for text in networks if isinstance(item := ipaddress.ip_network(text), ipaddress.IPv4Network))
-        return _joined((int(item[0]), int(item[-1])) for item in sorted(four))
+        return joined((int(item[0]), int(item[-1])) for item in four)
     six = (item for text in networks if isinstance(item := ipaddress.ip_network(text), ipaddress.IPv6Network))
-    return _joined((int(item[0]), int(item[-1])) for item in sorted(six))
+    return joined((int(item[0]), int(item[-1])) for item in six)
 
 
 @lru_cache(maxsize=64)
 def port_ranges(ports: tuple[int, ...]) -> Ranges:
     """The first and last port of each range, ascending, none of them touching."""
-    return _joined((port, port) for port in sorted(ports))
+    return joined((port, port) for port in ports)
 
 
-def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The same ascending, those that overlap or touch made one."""
     found: list[tuple[int, int]] = []
-    for first, last in ranges:
+    for first, last in sorted(ranges):
         if found and first <= found[-1][1] + 1:
             found[-1] = (found[-1][0], max(last, found[-1][1]))
         else:

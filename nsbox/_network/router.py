@@ -8,6 +8,7 @@ socket owns.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -27,9 +28,12 @@ from nsbox._network.wiring import Wiring
 
 __all__ = ["Port", "Router", "Traffic"]
 
+log = logging.getLogger("nsbox")
+
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
+_RETRY_SECONDS = 1.0
 _MANY = 50
 """Namespaces that end in a second, with which others can be in the way."""
 
@@ -83,6 +87,18 @@ class Router:
                 port.routes.close()
             self._ports.clear()
             self._ground.close()
+
+    async def follow_host(self) -> None:
+        """Keep up with the addresses of the host, until cancelled."""
+        while True:
+            try:
+                async with self._changing:
+                    self._wiring.note_host()
+            except SetupError as exc:
+                log.error("sandboxes may reach new addresses of the host for now: %s", exc)
+                await trio.sleep(_RETRY_SECONDS)
+            else:
+                await self._ground.host.wait_for_news()
 
     # ------------------------------------------------------------ ports
 

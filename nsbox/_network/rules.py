@@ -131,8 +131,7 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
         table.set("own4", Type.NAME, Type.IPV4, timeouts=True),
         table.set("own6", Type.NAME, Type.IPV6, timeouts=True),
         table.set("flows", Type.NAME, Type.MARK),
-        table.set("host4", Type.IPV4),
-        table.set("host6", Type.IPV6),
+        *(table.set(f"host{n}", kind, intervals=True) for n, kind in ((4, Type.IPV4), (6, Type.IPV6))),
         table.set("protocols", Type.PROTOCOL),
         table.add("protocols", [nft.element(bytes([one])) for one in (_ICMP, _TCP, _UDP, _ICMPV6)]),
         table.set("carriers", Type.PROTOCOL),
@@ -329,14 +328,15 @@ def shared_sets(number: int, policy: Policy) -> list[bytes]:
     for version, kind, length in ((4, Type.IPV4, 4), (6, Type.IPV6, 16)):
         name = f"blocked{version}_{number:08d}"
         ranges = address_ranges(policy.blocked_networks, version)
-        made += [TABLE.set(name, kind, intervals=True), *_intervals(name, ranges, length)]
+        made += [TABLE.set(name, kind, intervals=True), *intervals(name, ranges, length)]
     if policy.allowed_ports is not None:
         name = f"ports_{number:08d}"
-        made += [TABLE.set(name, Type.PORT, intervals=True), *_intervals(name, port_ranges(policy.allowed_ports), 2)]
+        made += [TABLE.set(name, Type.PORT, intervals=True), *intervals(name, port_ranges(policy.allowed_ports), 2)]
     return made
 
 
-def _intervals(name: str, ranges: tuple[tuple[int, int], ...], length: int) -> list[bytes]:
+def intervals(name: str, ranges: tuple[tuple[int, int], ...], length: int) -> list[bytes]:
+    """Put ranges of keys into a set that takes them."""
     return [TABLE.add(name, [nft.interval(first, last, length) for first, last in ranges])] if ranges else []
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nsbox._network import nftables as nft
 from nsbox._network import rules
 from nsbox._network.nftables import Verdict
-from nsbox._network.policy import Policy
+from nsbox._network.policy import Policy, Ranges
 from nsbox._network.ports import Port
 from nsbox._network.rules import TABLE
 
@@ -54,6 +54,17 @@ class SharedSets:
         use.count -= 1
         if use.count == 0:
             del self._uses[_key(policy)]
+
+
+def rules_of_host(ranges: Mapping[int, Ranges]) -> Iterator[bytes]:
+    """The messages that have the addresses of the host be these, and no others.
+
+    Args:
+        ranges: By the version of IP.
+    """
+    for version, length in ((4, 4), (6, 16)):
+        yield TABLE.empty_set(f"host{version}")
+        yield from rules.intervals(f"host{version}", ranges[version], length)
 
 
 def _key(policy: Policy) -> _Key:

@@ -17,10 +17,10 @@ from nsbox._network.connections import Connection, connections_of, forget
 from nsbox._network.doors import CellDoor
 from nsbox._network.ground import Ground, needs_kernel
 from nsbox._network.netlink import Netlink
-from nsbox._network.policy import Policy
+from nsbox._network.policy import Policy, Ranges, contains
 from nsbox._network.ports import CELL_INDEX, Port
 from nsbox._network.rules import MOST_CONNECTIONS, TABLE, Form
-from nsbox._network.shared import Segments, SharedSets
+from nsbox._network.shared import Segments, SharedSets, rules_of_host
 
 
 class Wiring:
@@ -38,7 +38,8 @@ class Wiring:
         self._routes, self._filters = ground.routes, ground.filters
         self._numbers = itertools.count(1)
         self._shared = SharedSets()
-        self._host = self._host_now = frozenset[bytes]()
+        self._host: dict[int, Ranges] = {4: (), 6: ()}
+        self._host_is_known = False
         self.segments = Segments()
 
     def commit(self, *parts: bytes) -> None:
@@ -46,13 +47,16 @@ class Wiring:
         self._filters.commit(*parts)
 
     def note_host(self) -> None:
-        """Learn the host's addresses.
+        """Learn the host's addresses, if they have changed: who may not reach the host does not reach new ones either.
 
         Raises:
-            SetupError: The kernel refused.
+            SetupError: The kernel refused; the next call tries again.
         """
-        self.commit(*self._new_addresses_of_host(first=True))
-        self._host = self._host_now
+        self._host_is_known &= not self._ground.host.have_changed()
+        if not self._host_is_known:
+            host = self._ground.host.read()
+            self.commit(*rules_of_host(host))
+            self._host, self._host_is_known = host, True
 
     def attach(self, door: CellDoor, policy: Policy, place: int) -> Port:
         """Make a port; see `Router.attach`.
@@ -75,9 +79,9 @@ class Wiring:
         )
         with contextlib.ExitStack() as undo:
             undo.callback(port.routes.close)
+            self.note_host()
             opened = rules.opened(Form.of(policy), ipv6=ipv6).fill(port.values(limit=_limit(policy)))
-            self.commit(*self._new_addresses_of_host(), *sets, opened)
-            self._host = self._host_now
+            self.commit(*sets, opened)
             self._shared.use(policy, shared)
             undo.callback(self.take_out, port)
             self._plug(port, door, undo)
@@ -188,7 +192,7 @@ class Wiring:
         def is_forbidden(one: Connection) -> bool:
             return (
                 policy.forbids(one.target, one.port if one.has_port else None)
-                or (policy.blocks_host and one.target in self._host)
+                or (policy.blocks_host and self._is_host(one.target))
                 or (forgets and one.target not in known)
             )
 
@@ -204,23 +208,12 @@ class Wiring:
         self.commit(rules.limit(made=True, changed=True).fill(values))
         port.uncounted = uncounted
 
-    def _new_addresses_of_host(self, *, first: bool = False) -> Iterator[bytes]:
-        """The host's addresses may have changed; whoever may not reach the host does not reach the new ones either."""
-        self._host_now = self._host
-        if first or self._ground.host.have_changed():
-            self._host_now = self._ground.host.read()
-            for one in self._host_now - self._host:
-                yield TABLE.add(f"host{_version(one)}", [nft.element(one)])
-            for one in self._host - self._host_now:
-                yield TABLE.remove(f"host{_version(one)}", [nft.element(one)])
+    def _is_host(self, target: bytes) -> bool:
+        return contains(self._host[4 if len(target) == 4 else 6], int.from_bytes(target, "big"))
 
 
 def _reaches_host(policy: Policy) -> bool:
     return policy.access and not policy.blocks_host
-
-
-def _version(address: bytes) -> int:
-    return 4 if len(address) == 4 else 6
 
 
 def _packed(port: Port) -> list[bytes]:

@@ -75,7 +75,7 @@ class Networking:
             raise
         ready = trio.Event()
         resolver = Resolver(router.dns_udp, router.dns_tcp, lambda address: self._find(router, address))
-        self._resolving = start_soon(self._resolve, resolver, ready)
+        self._resolving = start_soon(self._run, router, resolver, ready)
         await ready.wait()
         return router
 
@@ -83,9 +83,10 @@ class Networking:
         if self._closed:
             raise NetworkError(_ENDED)
 
-    async def _resolve(self, resolver: Resolver, ready: trio.Event) -> None:
+    async def _run(self, router: Router, resolver: Resolver, ready: trio.Event) -> None:
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(router.follow_host)
                 await nursery.start(resolver.run)
                 ready.set()
         finally:
