@@ -243,10 +243,16 @@ RATE_PLACES = {
     "queue": struct.pack("=I", 0xDEC0DE05),
 }
 """What `shaped` has for `rate_values`, in templates."""
+HANDLE = 0xDEC0DE06
+"""The same for the handle of the queue."""
 
 
 def shaped(index: int) -> bytes:
-    """Let an interface send at a rate only: a token bucket (tc-tbf(8)); `rate_values` are for its places."""
+    """Let an interface send at a rate only: a token bucket (tc-tbf(8)); `rate_values` are for its places.
+
+    One with another handle takes the place of what is there. One with the same is changed, and keeps the segments that
+    wait in it: one that is larger than what may be sent at once now is never sent, and nothing behind it (tbf_dequeue).
+    """
     rate, burst, queue = (struct.unpack("=I", RATE_PLACES[name])[0] for name in ("rate", "burst", "queue"))
     # struct tc_tbf_qopt; linklayer 1 is Ethernet: without it the kernel wants a table of rates
     parms = struct.pack("=BBHhHI12xIII", 0, 1, 0, 0, 0, rate, queue, 0, 0)
@@ -256,7 +262,7 @@ def shaped(index: int) -> bytes:
         ("TCA_TBF_BURST", burst),
     ]
     return _encode(_Queue(), _NEWQDISC, CREATE | REPLACE, "limit the bandwidth",
-                   [("TCA_KIND", "tbf"), ("TCA_OPTIONS", {"attrs": options})], index=index, handle=1 << 16,
+                   [("TCA_KIND", "tbf"), ("TCA_OPTIONS", {"attrs": options})], index=index, handle=HANDLE,
                    parent=_ROOT)  # fmt: skip
 
 

@@ -23,6 +23,7 @@ _INDEX, _NAMESPACE = 0x5EC0DE06, 0x5EC0DE07
 _PLACES = {
     "index": struct.pack("=i", _INDEX),
     "namespace": struct.pack("=I", _NAMESPACE),
+    "handle": struct.pack("=I", messages.HANDLE),
     **{name: rules.PLACES[name] for name in ("number", "own4", "own6")},
     **RATE_PLACES,
 }
@@ -47,6 +48,7 @@ class Port:
         refused_connections: As last counted.
         names: Until when each address is known, by the monotonic clock.
         segments: In which it is, and whether it is cut off there.
+        queue: The number of the token buckets at both ends, 1 or 2; the next ones have the other.
         address4: Its address.
         address6: Its IPv6 address.
     """
@@ -64,6 +66,7 @@ class Port:
     refused_connections: int = 0
     names: dict[bytes, float] = field(default_factory=dict)
     segments: dict[int, bool] = field(default_factory=dict)
+    queue: int = 1
     address4: str = field(init=False)
     address6: str | None = field(init=False)
 
@@ -85,6 +88,7 @@ class Port:
             "index": struct.pack("=i", self.index),
             "own4": self.packed4,
             "own6": self.packed6 or bytes(16),
+            "handle": struct.pack("=I", self.queue << 16),
         }
         return found | more
 

@@ -170,12 +170,15 @@ class Wiring:
         before, after = port.policy.bandwidth_mbps, policy.bandwidth_mbps
         if before == after:
             return
+        old, new = port.queue, 3 - port.queue
         for netlink, index in ((self._routes, None), (Netlink(port.routes), CELL_INDEX)):
-            self._shape(port, netlink, index, after)
-            undo.callback(self._shape, port, netlink, index, before)
+            self._shape(port, netlink, index, after, new)
+            undo.callback(self._shape, port, netlink, index, before, old)
+        port.queue = new
+        undo.callback(setattr, port, "queue", old)
 
-    def _shape(self, port: Port, netlink: Netlink, index: int | None, mbps: float | None) -> None:
-        values = port.values()
+    def _shape(self, port: Port, netlink: Netlink, index: int | None, mbps: float | None, queue: int) -> None:
+        values = port.values(handle=struct.pack("=I", queue << 16))
         if mbps is not None:
             values |= messages.rate_values(mbps, self._ground.mtu)
         with needs_kernel("the queue tbf", "sch_tbf", also=()):
