@@ -40,6 +40,8 @@ CURVES = (
     Curve(column="memory_bytes", title="memory", text=size),
     Curve(column="disk_bytes", title="disk", text=size),
     Curve(column="processes", title="processes", text=lambda value: f"{value:.0f}"),
+    Curve(column="sent_bytes", title="sent", text=size),
+    Curve(column="received_bytes", title="received", text=size),
 )
 
 
@@ -59,7 +61,7 @@ def metrics(store: Path | None, sandbox: str, *, plot: bool, png: Path | None, a
     if png is not None:
         from nsbox._cli.picture import save_picture  # noqa: PLC0415  # matplotlib is an extra
 
-        save_picture(name, rows, CURVES, png)
+        save_picture(name, rows, measured(rows), png)
     if as_json:
         streams.write(streams.STDOUT, json.dumps({"sandbox": name, "metrics": rows}) + "\n")
     elif not rows:
@@ -73,10 +75,15 @@ def metrics(store: Path | None, sandbox: str, *, plot: bool, png: Path | None, a
     return 0
 
 
+def measured(rows: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Without those of a network, where there was none; NULL is before it was there."""
+    return [curve for curve in CURVES if any(row[curve.column] is not None for row in rows)]
+
+
 def _summary(rows: Sequence[dict[str, Any]]) -> Any:
     cells = []
-    for curve in CURVES:
-        values = [float(row[curve.column]) for row in rows]
+    for curve in measured(rows):
+        values = [float(row[curve.column] or 0) for row in rows]
         mean = sum(values) / len(values)
         cells.append((curve.title, *(curve.text(value) for value in (min(values), mean, max(values), values[-1]))))
     headings = ("resource", "least", "mean", "most", "last")
@@ -88,8 +95,8 @@ def _plot(rows: Sequence[dict[str, Any]]) -> None:
     times = [float(row["at"]) for row in rows]
     if len(times) < width:
         width -= width % len(times)  # as many columns for each sample
-    for curve in CURVES:
-        values = [float(row[curve.column]) for row in rows]
+    for curve in measured(rows):
+        values = [float(row[curve.column] or 0) for row in rows]
         top = max(values)
         lines = draw(resample(times, values, width), rows=_ROWS, top=top)
         labels = [curve.text(top), *[""] * (_ROWS - 2), curve.text(0)]

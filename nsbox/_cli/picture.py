@@ -35,7 +35,8 @@ def save_picture(name: str, rows: Sequence[dict[str, Any]], curves: Sequence[Cur
     figure.suptitle(name)
     for axes, curve in zip(figure.subplots(len(curves), 1, sharex=True), curves, strict=True):
         in_mib = curve.column.endswith("_bytes")
-        axes.plot(times, [row[curve.column] / _MIB if in_mib else row[curve.column] for row in rows])
+        values = [row[curve.column] or 0 for row in rows]
+        axes.plot(times, [value / _MIB if in_mib else value for value in values])
         axes.set_ylabel(f"{curve.title}, MiB" if in_mib else curve.title, fontsize="small")
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, alpha=0.3)

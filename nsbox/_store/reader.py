@@ -135,7 +135,7 @@ class Reader:
 
     def metrics(self, sandbox: str) -> list[dict[str, Any]]:
         """What was measured of a sandbox, in order."""
-        columns = "at, cpu_percent, memory_bytes, disk_bytes, processes"
+        columns = "at, cpu_percent, memory_bytes, disk_bytes, processes, sent_bytes, received_bytes"
         return self._query(
             f"SELECT {columns} FROM metrics WHERE sandbox_id = ? ORDER BY at, rowid",  # noqa: S608  # our own names
             (sandbox,),

@@ -36,7 +36,7 @@ _EXECUTION = (
 _SANDBOX = "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
 _STATE = "INSERT INTO states VALUES (?, ?, ?, ?)"
 _NEW_STATE = "UPDATE sandboxes SET state = ?, updated_at = ?, ended_at = ? WHERE id = ?"
-_METRIC = "INSERT INTO metrics VALUES (?, ?, ?, ?, ?, ?)"
+_METRIC = "INSERT INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ def metrics_row(sandbox_id: str, at: datetime, metrics: ResourceMetrics) -> Row:
     values = (
         sandbox_id, at.timestamp(), float(metrics.usage.cpu.usage), _fit(metrics.memory_bytes),
         _fit(metrics.disk_bytes), _fit(metrics.processes),
+        *(None if value is None else _fit(value) for value in (metrics.sent_bytes, metrics.received_bytes)),
     )  # fmt: skip
     return Row(_METRIC, values)
 

@@ -70,7 +70,12 @@ CREATE TABLE states (
 CREATE INDEX states_by_sandbox ON states (sandbox_id, at);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_NETWORK = """
+ALTER TABLE metrics ADD COLUMN sent_bytes INTEGER;      -- since it was connected; NULL: it has nothing but a loopback
+ALTER TABLE metrics ADD COLUMN received_bytes INTEGER;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NETWORK)
 """What makes version N + 1 of version N. Never changed once released: a new version is a new entry."""
 
 

@@ -151,6 +151,29 @@ def test_metrics_are_told_in_numbers(measured: Path) -> None:
     assert [row["cpu_percent"] for row in told["metrics"]] == [float(number) for number in range(100)]
 
 
+def test_what_a_network_carried_is_among_the_metrics(path: Path) -> None:
+    """From when there was one; without one there is no line of it."""
+    writer = Writer(str(path))
+    for name, sent in (("sbx-1", None), ("sbx-2", 1 << 20)):
+        writer.write_now(sandbox_row(name, SandboxConfig(), "python", datetime.now(UTC)))
+        for number, value in enumerate((None, sent, sent)):
+            usage = Usage(usage=0.0, limit=100)
+            metrics = ResourceMetrics(
+                usage=ResourceUsage(cpu=usage, memory=usage, disk=usage, network=usage), cpu_seconds=0,
+                memory_bytes=0, disk_bytes=0, disk_inodes=0, processes=3, sent_bytes=value, received_bytes=value,
+            )  # fmt: skip
+            writer.put(metrics_row(name, datetime.fromtimestamp(1e9 + number, UTC), metrics))
+    writer.close(30)
+    without, with_network = (
+        command("metrics", name, "--store", str(path), *more).stdout
+        for name, more in (("sbx-1", ()), ("sbx-2", ("--plot",)))
+    )
+    assert "sent" not in without
+    assert with_network.count("1.0 MiB") == 2
+    (line,) = (line for line in command("metrics", "sbx-2", "--store", str(path)).stdout.splitlines() if "sent" in line)
+    assert line.split()[1:] == ["0", "B", "682.7", "KiB", "1.0", "MiB", "1.0", "MiB"]
+
+
 def test_metrics_are_drawn_in_the_terminal(measured: Path) -> None:
     """What grows goes up from left to right; what is level is level."""
     done = command("metrics", "sbx-1", "--plot", "--store", str(measured), COLUMNS="80")

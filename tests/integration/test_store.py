@@ -86,7 +86,7 @@ def test_what_was_measured_is_kept(path: Path) -> None:
     usage = Usage(usage=12.5, limit=100)
     metrics = ResourceMetrics(
         usage=ResourceUsage(cpu=usage, memory=usage, disk=usage, network=usage), cpu_seconds=1, memory_bytes=4096,
-        disk_bytes=8192, disk_inodes=1, processes=3,
+        disk_bytes=8192, disk_inodes=1, processes=3, sent_bytes=5, received_bytes=6,
     )  # fmt: skip
 
     async def main() -> str:
@@ -100,6 +100,7 @@ def test_what_was_measured_is_kept(path: Path) -> None:
         found = [row for row in reader.metrics(name) if row["memory_bytes"] == 4096]
     assert len(found) == 3
     assert (found[0]["cpu_percent"], found[0]["disk_bytes"], found[0]["processes"]) == (12.5, 8192, 3)
+    assert (found[0]["sent_bytes"], found[0]["received_bytes"]) == (5, 6)
     assert abs(found[0]["at"] - datetime.now(UTC).timestamp()) < 600
 
 

@@ -219,12 +219,24 @@ def test_an_older_store_is_brought_up_in_one_step_or_not_at_all(path: Path) -> N
     connection.execute(row.statement, row.values)
     with pytest.raises(sqlite3.OperationalError, match="no_such_table"):
         migrate(connection, "x", (*MIGRATIONS, broken))
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'more'").fetchone() == (0,)
     migrate(connection, "x", (*MIGRATIONS, second))
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
     assert connection.execute("SELECT id, extra FROM sandboxes").fetchall() == [("sbx-1", None)]
     connection.close()
+
+
+def test_the_samples_of_a_store_without_networks_are_kept(path: Path) -> None:
+    """The columns for bytes sent and received are new; an old sample has none."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, "x", MIGRATIONS[:1])
+    connection.execute("INSERT INTO metrics VALUES ('sbx-1', 1.0, 2.0, 3, 4, 5)")
+    migrate(connection, "x")
+    connection.close()
+    with Reader(path) as reader:
+        (row,) = reader.metrics("sbx-1")
+    assert (row["processes"], row["sent_bytes"], row["received_bytes"]) == (5, None, None)
 
 
 def test_rows_wait_while_the_file_is_locked_and_the_listener_is_told_once(
