@@ -9,6 +9,9 @@ import trio
 
 import nsbox
 from nsbox import AsyncSandbox, Verdict
+from nsbox._network import resolver, router  # what they load is there before memory is measured
+
+__all__ = ["OWN", "SHARED", "Use", "WrongOutcomeError", "expect", "resolver", "router"]
 
 Use = Callable[[AsyncSandbox, random.Random], Awaitable[None]]
 
@@ -209,6 +212,39 @@ async def attacks(sandbox: AsyncSandbox, _: random.Random) -> None:
     expect(await sandbox.execute(program), Verdict.SECURITY_VIOLATION)
 
 
-_ALONE = (is_suspended, is_restarted, is_reset, attacks, serves)
+_SERVER = """\
+import socket
+with socket.create_server(("", 7000)) as server:
+    print("ready", flush=True)
+    while True:
+        with server.accept()[0] as one:
+            one.sendall(one.recv(100).upper())
+"""
+_CLIENT = """\
+import socket, sys
+with socket.create_connection(("server", 7000)) as one:
+    one.sendall(sys.argv[1].encode())
+    print(one.recv(100).decode())
+"""
+
+
+async def meets_another(sandbox: AsyncSandbox, chance: random.Random) -> None:
+    """In a private network, by name; a partition, or the end of one of them, is in between."""
+    async with nsbox.AsyncNetwork() as network, AsyncSandbox(memory_mb=64) as other:
+        await network.connect(sandbox, "server")
+        await network.connect(other)
+        async with await sandbox.spawn(["python3", "-c", _SERVER]) as server:
+            await server.stdout.receive_some()
+            for _ in range(2):
+                word = f"word{chance.randrange(10**9)}"
+                expect(await other.execute(_CLIENT, arguments=[word]), Verdict.OK, f"{word.upper()}\n")
+                if chance.random() < 0.5:
+                    await network.disconnect(other)
+                    await network.reconnect(other)
+                else:
+                    await other.restart()
+
+
+_ALONE = (is_suspended, is_restarted, is_reset, attacks, serves, meets_another)
 OWN: Mapping[str, Use] = {**SHARED, **{use.__name__: use for use in _ALONE}}
 """What may be done in a sandbox of one's own."""
