@@ -33,7 +33,6 @@ def test_the_host_and_private_addresses_are_out_of_reach_in_every_spelling(inter
         "short": "tcp, '169.16689662', 80",
         "number": "tcp, '2852039166', 80",
         "host 6": "tcp, '2a01:77::2', 8099",
-        "neighbour 6": "tcp, '2a01:77::3', 80",
         "link-local": "tcp, 'fe80::1', 80",
         "router": "tcp, '169.254.1.1', 80",
         "router, other port": "tcp, '169.254.1.1', 22",

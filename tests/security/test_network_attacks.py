@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from egress import NO, OTHER, PUBLIC, START, in_sandbox, internet_with_servers, of
+from egress import ECHO, NO, OTHER, PUBLIC, START, in_sandbox, internet_with_servers, of
 from little_internet import HOST, NEIGHBOUR, WEB, Internet
 
 pytestmark = pytest.mark.needs_egress
@@ -216,6 +216,22 @@ def test_no_route_and_no_option_of_a_program_s_leads_anywhere(internet: Internet
     found = in_sandbox(internet, questions, "blocked_networks=('host', '192.168.0.0/16')")
     assert found.pop("record") == "reached"
     assert set(found.values()) <= NO | {"no name"}, found
+
+
+def test_pieces_of_a_datagram_pass_no_port_that_is_not_allowed(internet: Internet) -> None:
+    """N25: they are put together before anything is decided, and nothing but the first has a port."""
+    internet.serve(ECHO, PUBLIC)
+    internet.serve(ECHO.replace("7", "8"), PUBLIC)
+    pieces = (
+        "(lambda port: (lambda one: (one.settimeout(1), one.setsockopt(socket.SOL_IP, 10, 0),"  # IP_MTU_DISCOVER
+        f" one.connect(({PUBLIC!r}, port)), one.send(b'x' * 5000), one.recv(9)) and 'reached')("
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))"
+    )
+    questions = {str(port): f"{pieces}, {port}" for port in (7, 8)}
+    assert in_sandbox(internet, questions) == {"7": "reached", "8": "reached"}
+    found = in_sandbox(internet, questions, "allowed_ports=(7,)")
+    assert found.pop("7") == "reached"
+    assert found["8"] in NO
 
 
 def test_sandboxes_do_not_meet_by_ipv6_or_from_another_application(internet: Internet) -> None:
