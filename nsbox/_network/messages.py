@@ -274,7 +274,8 @@ def rate_values(mbps: float, mtu: int) -> dict[str, bytes]:
         mtu: Of the interface: what may be sent at once has to be more than one packet, which else would be dropped.
     """
     rate = min(max(1, round(mbps * 125_000)), _FASTEST)
-    burst = min(max(mtu + 64, rate // 100), 1 << 30)  # 10 ms, in which a busy host's timers come
+    # 10 ms, in which a busy host's timers come; and the segments of one packet that the kernel has not cut yet
+    burst = min(max(mtu + 64, _SEGMENTS, rate // 100), 1 << 30)
     queue = max(16 * (mtu + 64), min(rate // 5, 1 << 24))  # it is the kernel's memory, not the sandbox'
     return {
         "rate": struct.pack("=I", min(rate, 2**32 - 1)),
@@ -284,6 +285,8 @@ def rate_values(mbps: float, mtu: int) -> dict[str, bytes]:
     }
 
 
+_SEGMENTS = 72 << 10
+"""Bytes: 64 KiB in segments of 1500, with a header for each."""
 _FASTEST = 1 << 40
 """Bytes a second; no host is faster, and the kernel's arithmetic is still exact."""
 

@@ -48,7 +48,7 @@ class Port:
         refused_connections: As last counted.
         names: Until when each address is known, by the monotonic clock.
         segments: In which it is, and whether it is cut off there.
-        queue: The number of the token buckets at both ends, 1 or 2; the next ones have the other.
+        queue: The number of the token buckets at both ends, 1 or 2; others that take their place have the other.
         address4: Its address.
         address6: Its IPv6 address.
     """

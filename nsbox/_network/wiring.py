@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import struct
+import sys
 from collections.abc import Iterator
 
 from nsbox._network import messages, ports, rules
@@ -170,12 +171,17 @@ class Wiring:
         before, after = port.policy.bandwidth_mbps, policy.bandwidth_mbps
         if before == after:
             return
-        old, new = port.queue, 3 - port.queue
+        old = new = port.queue
+        if before is not None and after is not None and self._burst(after) < self._burst(before):
+            new = 3 - old  # what waits is lost, see `messages.shaped`
         for netlink, index in ((self._routes, None), (Netlink(port.routes), CELL_INDEX)):
             self._shape(port, netlink, index, after, new)
             undo.callback(self._shape, port, netlink, index, before, old)
         port.queue = new
         undo.callback(setattr, port, "queue", old)
+
+    def _burst(self, mbps: float) -> int:
+        return int.from_bytes(messages.rate_values(mbps, self._ground.mtu)["burst"], sys.byteorder)
 
     def _shape(self, port: Port, netlink: Netlink, index: int | None, mbps: float | None, queue: int) -> None:
         values = port.values(handle=struct.pack("=I", queue << 16))
