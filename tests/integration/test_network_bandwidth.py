@@ -90,13 +90,16 @@ with nsbox.Sandbox(resources=ResourceAllocation(network=network), timeout=60) as
         for mbps in (20, 40, 20):
             if one.resources.network.bandwidth_mbps != mbps:
                 one.update_network(dataclasses.replace(network, bandwidth_mbps=mbps))
-            client.stdin.send_all(b"rate\\n")
-            line = b""
-            while not line.endswith(b"\\n"):
-                chunk = client.stdout.receive_some()
-                assert chunk, client.wait()
-                line += chunk
-            print(json.dumps([mbps, float(line), one.get_resource_usage().network.limit]))
+            rates = []
+            while not rates or (rates[-1] < 0.9 * mbps and len(rates) < 4):  # pasta takes 2 s to send again what is lost
+                client.stdin.send_all(b"rate\\n")
+                line = b""
+                while not line.endswith(b"\\n"):
+                    chunk = client.stdout.receive_some()
+                    assert chunk, client.wait()
+                    line += chunk
+                rates.append(float(line))
+            print(json.dumps([mbps, rates, one.get_resource_usage().network.limit]))
 """
 
 
@@ -109,9 +112,13 @@ def _internet() -> Iterator[Internet]:
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_connection_has_the_rate_that_it_is_given_and_another_one_at_once(internet: Internet, direction: str) -> None:
-    """Within a tenth, of what arrives at the other end, without headers: 20 Mbit/s, then 40, then 20 again."""
+    """Within a tenth, of what arrives at the other end, without headers: 20 Mbit/s, then 40, then 20 again.
+
+    Never more; less for a while, where a busy host loses packets.
+    """
     said = internet.run(textwrap.dedent(PROGRAM), CLIENT, direction)
     found = [json.loads(line) for line in said.splitlines()]
     assert [mbps for mbps, _, _ in found] == [limit for _, _, limit in found] == [20, 40, 20]
-    for mbps, rate, _ in found:
-        assert 0.9 * mbps <= rate <= 1.1 * mbps, found
+    for mbps, rates, _ in found:
+        assert rates[-1] >= 0.9 * mbps, found
+        assert max(rates) <= 1.1 * mbps, found
