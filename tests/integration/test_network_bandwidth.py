@@ -91,7 +91,7 @@ with nsbox.Sandbox(resources=ResourceAllocation(network=network), timeout=60) as
             if one.resources.network.bandwidth_mbps != mbps:
                 one.update_network(dataclasses.replace(network, bandwidth_mbps=mbps))
             rates = []
-            while not rates or (rates[-1] < 0.9 * mbps and len(rates) < 4):  # pasta takes 2 s to send again what is lost
+            while not rates or (rates[-1] < 0.9 * mbps and len(rates) < 4):  # pasta sends what is lost again after 2 s
                 client.stdin.send_all(b"rate\\n")
                 line = b""
                 while not line.endswith(b"\\n"):
