@@ -49,21 +49,24 @@ def disk_image(disk: DiskAllocation) -> Iterator[tuple[int, tuple[int, int]]]:
         raise UnsupportedHostError(
             "a writable layer on disk needs mkfs.ext4", missing=("ext4_tools",), remedies=("apt-get install e2fsprogs",)
         )
-    with tempfile.TemporaryFile(prefix="nsbox-image-") as image:
-        size = _image_bytes(disk)
-        try:
-            image.truncate(size)
-            _format(mkfs, image.fileno(), disk)
-            device = _attach(image.fileno())
-        except OSError as exc:
-            if isinstance(exc, SetupError):
-                raise
-            raise SetupError("disk-image", exc.errno or 5, exc.strerror or "", exc.filename) from exc
+    try:
+        device = _make_device(mkfs, disk)
+    except SetupError:
+        raise
+    except OSError as exc:
+        raise SetupError("disk-image", exc.errno or 5, exc.strerror or str(exc), exc.filename) from exc
     try:
         number = os.fstat(device).st_rdev
         yield device, (os.major(number), os.minor(number))
     finally:
         os.close(device)
+
+
+def _make_device(mkfs: str, disk: DiskAllocation) -> int:
+    with tempfile.TemporaryFile(prefix="nsbox-image-") as image:
+        image.truncate(_image_bytes(disk))
+        _format(mkfs, image.fileno(), disk)
+        return _attach(image.fileno())
 
 
 def _image_bytes(disk: DiskAllocation) -> int:
