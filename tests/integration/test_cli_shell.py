@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from terminals import Screen, screen
-from watching import parts_of_nsbox
+from watching import parts_of_nsbox, until
 
 NSBOX = [sys.executable, "-m", "nsbox._cli"]
 SHELL = [*NSBOX, "shell"]
@@ -143,6 +143,7 @@ def test_a_stopped_session_gives_the_terminal_back_until_it_goes_on() -> None:
         os.waitid(os.P_PID, person.process.pid, os.WSTOPPED)
         assert person.is_as_before
         person.process.send_signal(signal.SIGCONT)
+        until(lambda: person.is_raw, "the terminal is taken again")
         assert run(person, "echo again") == "again\r\n"
         assert person.is_raw
         person.type("exit\r")
