@@ -276,7 +276,8 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Manager() as manager:
         shared = manager.dict(); shared["a"] = 1; print(dict(shared))
     print(*asyncio.run(main()))
-    database = sqlite3.connect(tempfile.mktemp()); database.execute("create table t(a)"); database.commit()
+    name = tempfile.mktemp(); database = sqlite3.connect(name); database.execute("create table t(a)"); database.commit()
+    database.close(); os.unlink(name)
     a, b = socket.socketpair(); a.send(b"x"); print(b.recv(1))
     os.sync()
 """
