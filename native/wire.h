@@ -152,7 +152,8 @@ enum op_kind {
 	OP_QUOTA_TMPFS = 8,   /* path; a: bytes, b: inodes; becomes the quota, whose root is for its owner alone */
 	OP_QUOTA_DEVICE = 9,  /* path; a: which of the template's descriptors, arg: options; an ext4 image becomes the quota */
 	OP_QUOTA_DIR = 10,    /* directory arg of the quota at path; a: mode, b: owner inside; flags: enum op_flag */
-	OP_MASK = 12,         /* path: hide what is there, if it is there; flags: whether it is a directory */
+	OP_MASK = 12,         /* path: hide what is there, if it is there; flags: whether it is a directory; arg, if any:
+	                       * another file of the tree, which is to be seen instead */
 	OP_READ_ONLY = 13,    /* path: bind onto itself, read-only */
 	OP_SYSCTL = 14,       /* arg into the file path below /proc/sys, as the launcher's user; after OP_PROC */
 	OP_SOURCE = 15,       /* path; a: bytes, b: inodes: a tmpfs that the supervisor writes program texts to */

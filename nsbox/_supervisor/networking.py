@@ -70,13 +70,14 @@ class Networking:
             raise
         try:
             self._require_open()  # still
+            ready = trio.Event()
+            resolver = Resolver(router.dns_udp, router.dns_tcp, lambda address: self._find(router, address))
+            self._resolving = start_soon(self._run, router, resolver, ready)
+            await ready.wait()
+            self._require_open()  # `close` has ended the resolver, and knew of no router yet
         except NetworkError:
             router.close()
             raise
-        ready = trio.Event()
-        resolver = Resolver(router.dns_udp, router.dns_tcp, lambda address: self._find(router, address))
-        self._resolving = start_soon(self._run, router, resolver, ready)
-        await ready.wait()
         return router
 
     def _require_open(self) -> None:
