@@ -12,6 +12,7 @@
                  of a connection that was accepted before: accept
                  to an address that no allowed name has: refuse; one connection too many (k<number>): refuse
                  to the outside: mark the connection, accept
+    output       with pasta: of the router's own, drop all that leads outside
     postrouting  with pasta: masquerade
 
 A connection's mark is the number of the sandbox, and no number is used twice: who is given the address of a sandbox
@@ -180,6 +181,8 @@ def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) ->
         parts.append(table.base_chain("postrouting", _POSTROUTING, _SOURCE_NAT, kind="nat"))
         parts.append(rule("postrouting", *_to(_UPLINK_KEY), nft.masquerade()))
         parts.append(rule("prerouting", *_from(_UPLINK_KEY), *_reset_acknowledged()))
+        # From whom pasta of 2023 hears last, to that one it answers, all: `::` too, as which the kernel joins groups
+        parts.append(rule("output", *_to(_UPLINK_KEY), drop))
     return parts
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -34,7 +35,7 @@ from routed import (
 
 from nsbox._config import NetworkAllocation
 from nsbox._errors import SetupError, UnsupportedHostError
-from nsbox._network import addresses, messages, nftables, pasta
+from nsbox._network import addresses, messages, nftables, pasta, rules
 from nsbox._network.doors import CellDoor
 from nsbox._network.netlink import DUMP, Netlink, attribute, attributes, message
 from nsbox._network.policy import Policy
@@ -831,6 +832,33 @@ def test_pasta_dies_with_who_started_it(tmp_path: Path) -> None:
         router.close()
 
     in_internet(story, tmp_path)
+
+
+def test_the_router_itself_says_nothing_to_pasta(tmp_path: Path) -> None:
+    """What it would say as `::` (RFC 3590), pasta would take for the address of all. Its end of a pair is the control."""
+
+    async def story(net: Internet, router: Router) -> None:
+        await attach(net, router)
+        inner = Namespace(router._ground.door.namespace)
+        every_kind = socket.htons(3)  # ETH_P_ALL
+        with (
+            inner.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM, every_kind) as seen,
+            inner.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as member,
+        ):
+            for name in (rules.UPLINK, "v00000001"):
+                index = inner.call(functools.partial(socket.if_nametoindex, name))
+                group = ip_address(f"ff02::db8:{index}").packed
+                member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("=I", index))
+            sent = set()
+            with contextlib.suppress(TimeoutError):  # all reports are repeated within a second, RFC 3810, 9.11
+                seen.settimeout(3)
+                while True:
+                    _, (name, _, kind, *_) = seen.recvfrom(1)
+                    if kind == socket.PACKET_OUTGOING:
+                        sent.add(name)
+            assert sent == {"v00000001"}
+
+    tell(story, "rootless", tmp_path)
 
 
 def has_children() -> bool:
