@@ -19,6 +19,7 @@ from watching import parts_of_nsbox, until
 import nsbox
 from nsbox import AsyncSandbox
 from nsbox._network.doors import CellDoor, RouterDoor
+from nsbox._plan.template import SPARES
 from nsbox._supervisor.cell import Cell
 from nsbox._supervisor.supervisor import current_supervisor
 
@@ -394,6 +395,8 @@ def test_a_sandbox_that_cannot_be_entered_is_an_error_and_a_launcher_that_cannot
         async with AsyncSandbox(warm=False, recovery=nsbox.RecoveryPolicy(auto_recover=False)) as sandbox:
             launcher = parts_of_nsbox()[0]
             (await cell_of(sandbox).open_door()).close()
+            ahead = 2 * (1 + SPARES)  # PID 1 and a parked process of each: making them calls setns(2), too
+            until(lambda: len(parts_of_nsbox()) == 1 + ahead, "all that is made ahead is there")
             held = held_by(launcher)
             for call, match in (("setns", "Operation not permitted"), ("socket", "Operation not permitted")):
                 with failing(launcher, call, "error=EPERM:when=1"), pytest.raises(nsbox.SetupError, match=match):
