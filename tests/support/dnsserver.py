@@ -168,13 +168,14 @@ def _serve_connection(zone: Zone, sock: socket.socket) -> None:
                 return
 
 
-def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+def bind(address: str, port: int = 0) -> tuple[socket.socket, socket.socket]:
+    """A socket for UDP and one for TCP at the same port; 0: one that is free."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for _ in range(50):
         udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        udp.bind((address, port))
         try:
+            udp.bind((address, port))
             tcp.bind((address, udp.getsockname()[1]))
         except OSError:
             udp.close()
@@ -182,9 +183,14 @@ def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:
             if port:
                 raise
             continue  # what is free by UDP need not be by TCP
-        tcp.listen(64)
         return udp, tcp
     raise OSError("no port is free by UDP and by TCP")
+
+
+def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    udp, tcp = bind(address, port)
+    tcp.listen(64)
+    return udp, tcp
 
 
 def serve(address: str, port: int, table: Table) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import dns.message
 import dns.rcode
 import trio
-from dnsserver import Table
+from dnsserver import Table, bind
 
 from nsbox._network.names import Names
 from nsbox._network.resolver import Resolver
@@ -85,10 +85,8 @@ class World:
 @contextlib.asynccontextmanager
 async def world(*upstreams: tuple[str, int]) -> AsyncIterator[World]:
     """A resolver with two sandboxes and these servers; it is cancelled at the end."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        udp.bind(("127.0.0.1", 0))
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind(udp.getsockname())
+    udp, tcp = bind("127.0.0.1")
+    with udp, tcp:
         sandboxes = {A: Sandbox(), B: Sandbox()}
 
         def find(address: str) -> Names | None:
