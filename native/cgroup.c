@@ -57,8 +57,9 @@ void close_joins(int *joins)
 		drop_fd(&joins[i]);
 }
 
-/* The child writes itself in: the kernel looks at who opened cgroup.procs, and the stall of some milliseconds that a
- * move costs after a pause (cgroup_threadgroup_rwsem, an RCU grace period) is the child's, not the launcher's. */
+/* The child, which has one thread, writes itself into `tasks`; the kernel looks at who opened it. Only for a thread that
+ * moves itself the kernel needs no cgroup_threadgroup_rwsem: a writer of cgroup.procs, or of another's pid, waits for an
+ * RCU grace period after every pause, 10 to 20 ms, and with it waits whoever makes or removes a cgroup. */
 int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const char *cell, const char *task, int *joins,
                       struct failure *failure)
 {
@@ -70,8 +71,7 @@ int cgroup_open_joins(struct launcher *launcher, uint32_t hierarchies, const cha
 		const struct hierarchy *hierarchy = &launcher->hierarchies[i];
 		if (!(hierarchies >> i & 1) || hierarchy->born_inside)
 			continue;
-		(void)snprintf(file, sizeof file, "%s/cgroup.procs", hierarchy->per_execution ? task : cell);
-		launcher->moved_at = now_ns();
+		(void)snprintf(file, sizeof file, "%s/tasks", hierarchy->per_execution ? task : cell);
 		joins[i] = openat(hierarchy->base, file, O_WRONLY | O_CLOEXEC);
 		if (joins[i] < 0) {
 			(void)fail(failure, STAGE_CGROUP, (int)i);

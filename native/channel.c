@@ -148,7 +148,6 @@ static void receive_message(struct launcher *launcher)
 	unsigned fd_count;
 	ssize_t length = receive_packet(launcher->supervisor.fd, packet, sizeof packet, fds, MAX_FDS, &fd_count);
 
-	launcher->active_at = now_ns();
 	if (length < 0)
 		return;
 	if (length == 0) {

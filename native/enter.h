@@ -35,7 +35,7 @@ struct entrance {
 	int cell;                   /* pidfd of the sandbox's PID 1 */
 	int control;
 	int proc;                   /* the launcher's procfs */
-	int joins[MAX_HIERARCHIES]; /* cgroup.procs of version 1, opened by the launcher */
+	int joins[MAX_HIERARCHIES]; /* `tasks` of version 1, opened by the launcher */
 	bool own_init;              /* no cgroup to kill by: a pid namespace of its own instead */
 	struct sock_fprog filter;
 	bool filter_notifies;

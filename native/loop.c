@@ -10,7 +10,7 @@
 #include "launcher.h"
 #include "sys.h"
 
-enum { FAREWELL_NS = 2000000000, WARM_NS = 4000000, QUIET_NS = 6000000, REAP_AT_ONCE = 256, FLUSH_NS = 5000000 };
+enum { FAREWELL_NS = 2000000000, REAP_AT_ONCE = 256, FLUSH_NS = 5000000 };
 
 int watch(struct launcher *launcher, struct source *source)
 {
@@ -46,7 +46,6 @@ static void reap(struct launcher *launcher)
 	int status;
 	struct rusage usage;
 
-	launcher->active_at = now_ns();
 	launcher->more_to_reap = false;
 	for (int i = 0; i < REAP_AT_ONCE; i++) {
 		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
@@ -132,22 +131,11 @@ static void on_time(struct launcher *launcher)
 	}
 }
 
-/* A process that moves between cgroups of version 1 after a pause waits some 10 ms for an RCU grace period, and all
- * that is done with cgroups meanwhile waits for it, for it holds cgroup_mutex. Right after another move it takes 20 us.
- * So spares are made at once where moves follow each other closely, and else when nothing else is going on. */
-static bool moves_would_hurt(struct launcher *launcher, uint64_t now)
-{
-	if (!launcher->moved_at || now < launcher->moved_at + WARM_NS || now >= launcher->active_at + QUIET_NS)
-		return false;
-	launcher->refill_at = launcher->active_at + QUIET_NS;
-	return true;
-}
-
 static bool refill(struct launcher *launcher)
 {
 	uint64_t now = now_ns();
 
-	if (!launcher->refill_at || launcher->refill_at > now || launcher->over || moves_would_hurt(launcher, now))
+	if (!launcher->refill_at || launcher->refill_at > now || launcher->over)
 		return false;
 	if (!cells_refill(launcher))
 		launcher->refill_at = 0;
