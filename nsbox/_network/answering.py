@@ -13,7 +13,7 @@ import trio
 from nsbox._network.decisions import FAILED, Answer, decide, sift
 from nsbox._network.names import Names
 from nsbox._network.queries import LARGEST_ANSWER, datagram_limit, error, read_query, shown_name, write_answer
-from nsbox._network.shares import Bucket, Shares
+from nsbox._network.shares import Account, Shares
 from nsbox._network.upstream import Server, Upstream
 
 log = logging.getLogger("nsbox")
@@ -25,10 +25,7 @@ EACH = 64
 """Queries of one sandbox at a time; a browser asks for some dozens."""
 
 MOST = 256
-"""Of all sandboxes: each has a descriptor or two, of which a process often has 1024."""
-
-_PASSED_ON = 2.0  # what it costs more than a query that is answered at once
-_BYTES_A_TOKEN = 256.0  # of answers from outside: to read a long one takes the longest of all
+"""Of all sandboxes. Their sockets are counted by themselves, `upstream.SOCKETS_MOST`."""
 
 
 class Answering:
@@ -44,50 +41,47 @@ class Answering:
         self._upstream = Upstream(servers)
         self._shares = Shares(EACH, MOST)
 
-    async def answer(self, wire: bytes, source: str, bucket: Bucket, *, is_stream: bool) -> bytes | None:
+    async def answer(self, wire: bytes, account: Account, *, is_stream: bool) -> bytes | None:
         """What is sent back to bytes from a sandbox; None: nothing. It raises nothing, whatever they are.
 
         Args:
             wire: The message.
-            source: The address that it is from.
-            bucket: Of that sandbox; it pays for what servers answer.
+            account: Of the sandbox, by the address that it is from; it pays for what is done at the same time.
             is_stream: Whether the answer may be long.
         """
         try:
             query = read_query(wire)
             if not isinstance(query, dns.message.Message):
                 return query
-            answer = await self._answer_in_time(query.question[0], source, bucket)
+            answer = await self._answer_in_time(query.question[0], account)
             if answer is None:
                 return None
             limit = LARGEST_ANSWER if is_stream else datagram_limit(query)
             return write_answer(query, answer.rcode, answer.records, limit)
         except Exception:
-            log.exception("resolver: a query of %s failed", source)
+            log.exception("resolver: a query of %s failed", account.who)
             return error(wire, dns.rcode.SERVFAIL)
 
-    async def _answer_in_time(self, question: dns.rrset.RRset, source: str, bucket: Bucket) -> Answer | None:
-        scope = self._shares.take(source)
+    async def _answer_in_time(self, question: dns.rrset.RRset, account: Account) -> Answer | None:
+        scope = self._shares.take(account.who)
         if scope is None:
             return FAILED
         scope.deadline = trio.current_time() + DEADLINE_SECONDS
         try:
             with scope:
-                return await self._answer(question, source, bucket)
+                return await self._answer(question, account)
             return FAILED
         finally:
-            self._shares.give_back(source, scope)
+            self._shares.give_back(account.who, scope)
 
-    async def _answer(self, question: dns.rrset.RRset, source: str, bucket: Bucket) -> Answer | None:
-        names = self._find(source)
+    async def _answer(self, question: dns.rrset.RRset, account: Account) -> Answer | None:
+        names = self._find(account.who)
         if names is None:
             return None
         answer = decide(question, names)
         if answer is None:
-            reply = await self._upstream.ask(question.name, question.rdtype)
-            size = len(reply.wire or b"") if reply is not None else 0
-            bucket.take(trio.current_time(), _PASSED_ON + size / _BYTES_A_TOKEN)
-            names = self._find(source)  # the policy of before may be no more
+            reply = await self._upstream.ask(question.name, question.rdtype, account)
+            names = self._find(account.who)  # the policy of before may be no more
             if names is None:
                 return None
             answer = decide(question, names) or (FAILED if reply is None else sift(question, reply, names))

@@ -16,6 +16,10 @@ import dns.rrset
 LARGEST_QUERY = 1024
 """Bytes. A question has 271 at most; the rest is for options."""
 
+MOST_LABELS = 40
+"""Of a name: below ip6.arpa there are 34. The library writes one in a time that grows with the square: 0.9 ms with 40,
+3 ms with 120 (measured), and does so several times for each question."""
+
 PAYLOAD = 1232
 """Bytes of an answer by UDP, at most, whatever the program says: no path that IPv6 may take makes fragments of it."""
 
@@ -23,7 +27,10 @@ LARGEST_ANSWER = 65_535
 """By TCP: what the length in front can say."""
 
 _LEAST_PAYLOAD = 512
+_LONGEST_LABEL = 63
 _HEADER = struct.Struct("!HHHHHH")
+_OPTION_HEADER = struct.Struct("!BHHIH")  # of the record OPT: the root, type, payload, flags, length of its options
+_OPT = 41
 _QR, _OPCODE, _RD, _RA = 0x8000, 0x7800, 0x0100, 0x0080
 _PLAIN = re.compile(rb"[!-\-/-\[\]-~]+")
 
@@ -60,14 +67,39 @@ def read_query(wire: bytes) -> dns.message.Message | bytes | None:
         return None
     if flags & _OPCODE:
         return error(wire, dns.rcode.NOTIMP)
+    end = _end_of_question(wire)
     # What else a query may have is its OPT. More would only have to be read.
-    if questions != 1 or answers or authority or additional > 1 or len(wire) > LARGEST_QUERY:
+    if questions != 1 or answers or authority or additional > 1 or len(wire) > LARGEST_QUERY or end is None:
+        return error(wire, dns.rcode.FORMERR)
+    known = _without_options(wire, end) if additional else wire
+    if known is None:
         return error(wire, dns.rcode.FORMERR)
     try:
-        query = dns.message.from_wire(wire)
+        query = dns.message.from_wire(known)
     except (dns.exception.DNSException, ValueError):
         return error(wire, dns.rcode.FORMERR)
     return query if query.edns <= 0 else write_answer(query, dns.rcode.BADVERS, (), _LEAST_PAYLOAD)
+
+
+def _end_of_question(wire: bytes) -> int | None:
+    """Where it ends, if the message goes on so far; None: its name is compressed, or has more labels than any."""
+    place, labels = _HEADER.size, 0
+    while place < len(wire) and (size := wire[place]):
+        labels += 1
+        if size > _LONGEST_LABEL or labels > MOST_LABELS:
+            return None
+        place += 1 + size
+    return place + 5
+
+
+def _without_options(wire: bytes, start: int) -> bytes | None:
+    """A query whose OPT has none: nothing depends on them, and each takes time. None: it is something else."""
+    if len(wire) < start + _OPTION_HEADER.size:
+        return None
+    root, kind, payload, flags, size = _OPTION_HEADER.unpack_from(wire, start)
+    if root or kind != _OPT or start + _OPTION_HEADER.size + size != len(wire):
+        return None
+    return wire[:start] + _OPTION_HEADER.pack(root, kind, payload, flags, 0)
 
 
 def error(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:

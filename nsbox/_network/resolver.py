@@ -4,7 +4,7 @@ It passes on what policy lets pass to the servers of the host, and does no recur
 either: the servers do, and what is kept here would have to be judged again at every change of a policy.
 
 What runs in a sandbox can send it anything, at any rate. Each sandbox has a share of its time, of its descriptors and
-of its memory; what it sends beyond is dropped, or answered SERVFAIL.
+of its memory; what it sends beyond is dropped, waits, or is answered SERVFAIL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nsbox._network.names import Names
-from nsbox._network.shares import Bucket, Shares
+from nsbox._network.shares import Account, Budget, Shares
 from nsbox._network.streams import receive_message, send_message
 
 if TYPE_CHECKING:
@@ -28,20 +28,23 @@ log = logging.getLogger("nsbox")
 IDLE_SECONDS = 10.0
 """How long a connection may take for its next query, and to read an answer; RFC 7766, 6.2.3, has "a few"."""
 
-RATE = 500.0
-"""Queries a second of one sandbox. One takes 0.3 ms of the application's time (measured); one that is passed on takes
-1 ms, and counts threefold."""
+SHARE = 0.4
+"""Of the event loop's time, which is the application's: what all sandboxes together may have. One alone has a half."""
 
-BURST = 2000.0
-"""How many it may ask at once after a pause."""
+SHARE_SECONDS = 4.0
+"""How long what was used counts. One alone can use 0.8 s at once after a pause: that is some thousand questions."""
+
+QUERY_SECONDS = 0.000_05
+"""What a query or a connection takes before it has a task whose time is measured."""
 
 CONNECTIONS_EACH = 8
 CONNECTIONS_MOST = 64
 
 _LARGEST_QUERY = 1024  # queries.LARGEST_QUERY; a test holds them equal, since that module takes 30 ms to import
 _BACKLOG = 64
-_TURN = 16  # datagrams, before others have theirs
-_MOST_BUCKETS = 1024
+_TURN = 32  # datagrams, before others have theirs
+_TURN_QUERIES = 4  # of them that are answered: each may take 2 ms
+_BREATH_SECONDS = 0.001  # after so many, and after each connection: also to drop them takes time
 _PAUSE_SECONDS = 0.1  # where this process has no descriptor left, say
 
 
@@ -68,7 +71,7 @@ class Resolver:
         self._tcp = tcp
         self._find = find
         self._upstreams = upstreams
-        self._buckets: dict[str, Bucket] = {}
+        self._budget = Budget(SHARE, SHARE_SECONDS)
         self._connections = Shares(CONNECTIONS_EACH, CONNECTIONS_MOST)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -91,6 +94,7 @@ class Resolver:
     async def _receive(self, answering: Answering, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._udp)
+            begun = 0
             for _ in range(_TURN):
                 try:
                     wire, address = self._udp.recvfrom(_LARGEST_QUERY + 1)
@@ -99,16 +103,20 @@ class Resolver:
                         log.warning("resolver: nothing was received: %s", exc)
                         await trio.sleep(_PAUSE_SECONDS)
                     break
-                bucket = self._bucket_of(address[0])
-                now = trio.current_time()
-                if bucket is not None and not bucket.wait_seconds(now):
-                    bucket.take(now)
-                    nursery.start_soon(self._answer_datagram, answering, wire, address, bucket)
+                account = self._account_of(address[0])
+                if account is not None and not account.wait_seconds():
+                    account.pay(QUERY_SECONDS)
+                    nursery.start_soon(account.run, self._answer_datagram, answering, wire, address, account)
+                    begun += 1
+                    if begun == _TURN_QUERIES:
+                        break
+            else:
+                await trio.sleep(_BREATH_SECONDS)
 
     async def _answer_datagram(
-        self, answering: Answering, wire: bytes, address: tuple[str, int], bucket: Bucket
+        self, answering: Answering, wire: bytes, address: tuple[str, int], account: Account
     ) -> None:
-        answer = await answering.answer(wire, address[0], bucket, is_stream=False)
+        answer = await answering.answer(wire, account, is_stream=False)
         if answer is not None:
             try:
                 # Never waited for: the buffer may be full of what a sandbox with little bandwidth does not take.
@@ -127,16 +135,18 @@ class Resolver:
                 log.warning("resolver: a connection was not accepted: %s", exc)
                 await trio.sleep(_PAUSE_SECONDS)
                 continue
-            bucket = self._bucket_of(source)
-            scope = None if bucket is None else self._connections.take(source)
-            if bucket is None or scope is None:
+            account = self._account_of(source)
+            scope = None if account is None else self._connections.take(source)
+            if account is None or scope is None:
                 connection.close()
-                continue
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-            nursery.start_soon(self._serve, answering, stream, source, bucket, scope)
+            else:
+                account.pay(QUERY_SECONDS)
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+                nursery.start_soon(account.run, self._serve, answering, stream, account, scope)
+            await trio.sleep(_BREATH_SECONDS)
 
     async def _serve(
-        self, answering: Answering, stream: trio.SocketStream, source: str, bucket: Bucket, scope: trio.CancelScope
+        self, answering: Answering, stream: trio.SocketStream, account: Account, scope: trio.CancelScope
     ) -> None:
         """One query after the other, each behind its length (RFC 1035, 4.2.2)."""
         try:
@@ -146,26 +156,19 @@ class Resolver:
                         wire = await receive_message(stream, _LARGEST_QUERY)
                     if not wire:
                         break
-                    await trio.sleep(bucket.wait_seconds(trio.current_time()))
-                    bucket.take(trio.current_time())
-                    answer = await answering.answer(wire, source, bucket, is_stream=True)
+                    await account.wait()
+                    account.pay(QUERY_SECONDS)
+                    answer = await answering.answer(wire, account, is_stream=True)
                     if answer is None:
                         break
                     with trio.fail_after(IDLE_SECONDS):
                         await send_message(stream, answer)
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            log.debug("resolver: a connection of %s: %s", source, exc)
+            log.debug("resolver: a connection of %s: %s", account.who, exc)
         finally:
             stream.socket.close()
-            self._connections.give_back(source, scope)
+            self._connections.give_back(account.who, scope)
 
-    def _bucket_of(self, source: str) -> Bucket | None:
-        """Of a sandbox; None: nobody has the address. Those of who has asked nothing for long are forgotten."""
-        if self._find(source) is None:
-            return None
-        if source not in self._buckets:
-            if len(self._buckets) >= _MOST_BUCKETS:
-                now = trio.current_time()
-                self._buckets = {one: bucket for one, bucket in self._buckets.items() if not bucket.is_full(now)}
-            self._buckets[source] = Bucket(RATE, BURST)
-        return self._buckets[source]
+    def _account_of(self, source: str) -> Account | None:
+        """Of a sandbox; None: nobody has the address."""
+        return None if self._find(source) is None else Account(self._budget, source)

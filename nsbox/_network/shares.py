@@ -1,43 +1,117 @@
-"""How much of the resolver one sandbox may have, so that a flood from it keeps no other one from its answers."""
+"""How much of the resolver one sandbox may have, so that a flood from it keeps no other one from its answers.
+
+Time is counted when it has been taken, by the clock of this thread: what a question costs, nobody knows before.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+import time
+import types
 from collections import defaultdict
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
 import trio
 
+_T = TypeVar("_T")
 
-class Bucket:
-    """So much a second, and so much at once after a pause: a token bucket that may get into debt.
+STEP_SECONDS = 0.000_02
+"""What the loop takes for each step of a task, beside what the task does in it (measured)."""
+
+_MOST_KNOWN = 1024
+_FORGOTTEN = 0.001  # of what may be used: too little to matter
+
+
+class Budget:
+    """The time of the event loop, for each one and for all. What was used counts for less and less.
+
+    One may begin something while it has used less than all together have left. So one alone gets a half, each of n
+    greedy ones a part in n + 1, and whoever has used nothing can begin: all together never get everything. (For the
+    buffers of a switch that is Choudhury and Hahne's dynamic threshold, 1998.)
 
     Args:
-        rate: A second.
-        burst: The most at once.
+        share: Of the loop's time, what all together may have for long.
+        seconds: In which what was used comes to count for 1/e.
     """
 
-    __slots__ = ("_burst", "_level", "_rate", "_since")
+    __slots__ = ("_all", "_each", "_most", "_seconds")
 
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = burst
-        self._since = float("-inf")
+    def __init__(self, share: float, seconds: float) -> None:
+        self._seconds = seconds
+        self._most = share * seconds
+        self._all = (0.0, 0.0)
+        self._each: dict[str, tuple[float, float]] = {}  # seconds used, and when
 
-    def wait_seconds(self, now: float) -> float:
-        """How long until there is something to take; 0: there is."""
-        return max(0.0, (1.0 - self._level_at(now)) / self._rate)
+    def wait_seconds(self, who: str, now: float) -> float:
+        """How long until it may begin something, if nobody does until then; 0: it may."""
+        used = self._left_of(self._all, now) + self._left_of(self._each.get(who, (0.0, now)), now)
+        return self._seconds * math.log(used / self._most) if used > self._most else 0.0
 
-    def take(self, now: float, amount: float = 1.0) -> None:
-        """Take it, also where there is less."""
-        self._level = self._level_at(now) - amount
-        self._since = now
+    def take(self, who: str, now: float, seconds: float) -> None:
+        """Note what something took that it has begun."""
+        if who not in self._each and len(self._each) >= _MOST_KNOWN:
+            least = _FORGOTTEN * self._most
+            self._each = {one: used for one, used in self._each.items() if self._left_of(used, now) > least}
+        self._each[who] = (self._left_of(self._each.get(who, (0.0, now)), now) + seconds, now)
+        self._all = (self._left_of(self._all, now) + seconds, now)
 
-    def is_full(self, now: float) -> bool:
-        """Whether nothing was taken for long: a new one would be the same."""
-        return self._level_at(now) >= self._burst
+    def _left_of(self, used: tuple[float, float], now: float) -> float:
+        return used[0] * math.exp((used[1] - now) / self._seconds)
 
-    def _level_at(self, now: float) -> float:
-        return min(self._burst, self._level + (now - self._since) * self._rate)
+
+class Account:
+    """What one has of a budget.
+
+    Args:
+        budget: Of all.
+        who: It.
+    """
+
+    __slots__ = ("_budget", "who")
+
+    def __init__(self, budget: Budget, who: str) -> None:
+        self._budget = budget
+        self.who = who
+
+    def wait_seconds(self) -> float:
+        """How long until it may begin something; 0: it may."""
+        return self._budget.wait_seconds(self.who, trio.current_time())
+
+    async def wait(self) -> None:
+        """Until it may begin something."""
+        while seconds := self.wait_seconds():  # noqa: ASYNC110  # others may have used more meanwhile
+            await trio.sleep(seconds)
+
+    def pay(self, seconds: float) -> None:
+        """For what was done for it."""
+        self._budget.take(self.who, trio.current_time(), seconds)
+
+    async def run(self, work: Callable[..., Coroutine[Any, Any, _T]], *args: object) -> _T:
+        """Await something, and pay for the time of this thread that it takes, but for what tasks it starts do."""
+        return await _measured(work(*args), self.pay)
+
+
+@types.coroutine
+def _measured(work: Coroutine[Any, Any, _T], pay: Callable[[float], None]) -> Generator[Any, Any, _T]:
+    """Pass on what it waits for, and what comes of that, as `yield from` does; in between it works."""
+    step: Callable[[], Any] = functools.partial(work.send, None)
+    while True:
+        start = time.thread_time()
+        try:
+            waits_for = step()
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        finally:
+            pay(time.thread_time() - start + STEP_SECONDS)
+        try:
+            came = yield waits_for
+        except BaseException as exc:  # noqa: BLE001  # GeneratorExit, too: all of it is the work's
+            step = functools.partial(work.throw, exc)
+        else:
+            step = functools.partial(work.send, came)
 
 
 class Shares:

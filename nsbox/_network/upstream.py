@@ -2,6 +2,9 @@
 
 Each question has a socket of its own, connected to one server, from a port that the kernel picks at random. With the
 message's number that is about 32 bits that somebody who cannot see the packets has to guess (RFC 5452).
+
+Whoever asks may own the domain, and have its servers say what takes longest to read: replies are read one at a time,
+with others' turns in between, and each so far as a bounded labour goes.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
+import dns.wire
 import trio
 
+from nsbox._network.shares import Account, Shares
 from nsbox._network.streams import receive_message, send_message
 
 log = logging.getLogger("nsbox")
@@ -32,9 +39,22 @@ RESEND_SECONDS = 1.5
 """After so long a datagram counts as lost."""
 
 LARGEST_REPLY = 16_384
-"""Bytes that are taken by TCP. To read one takes 2 ms for each KiB (measured), in which nothing else happens."""
+"""Bytes that are taken. Large sets of TXT, MX and NS have some thousands."""
+
+MOST_LABOUR = 6_000
+"""Of reading a reply, in which nothing else happens, and of telling it then: for 1 each takes about a microsecond."""
+
+MOST_ADDRESSES = 64
+"""Of a reply, the first ones; what is behind them is not read. A program is told of some of those, at most 32."""
+
+SOCKETS_EACH = 64
+SOCKETS_MOST = 256
+"""Of all sandboxes: each is a descriptor, of which a process often has 1024. A question to servers that are all slow
+has one for each of them, where there are so many."""
 
 _PAYLOAD = 1232  # by UDP: see queries.PAYLOAD
+_ADDRESSES = frozenset({dns.rdatatype.A, dns.rdatatype.AAAA})
+_LONGEST_TTL = 2**31 - 1  # more counts as 0: RFC 2181, 8
 _CUT = dns.flags.TC >> 8  # in the third byte
 _MOST_SERVERS = 3  # as in glibc, MAXNS
 _CONFIG = "/etc/resolv.conf"
@@ -57,6 +77,8 @@ def name_servers(config: str) -> tuple[Server, ...]:
 
 def is_reply(query: dns.message.Message, wire: bytes) -> bool:
     """Whether a message says that it answers this query. What does not is somebody's try, or late, or broken."""
+    if int.from_bytes(wire[4:6], "big") > 1:
+        return False  # questions: each would be read
     try:
         return query.is_response(dns.message.from_wire(wire, question_only=True))
     except (dns.exception.DNSException, ValueError):
@@ -64,11 +86,76 @@ def is_reply(query: dns.message.Message, wire: bytes) -> bool:
 
 
 def read_reply(wire: bytes) -> dns.message.Message | None:
-    """All of it; None where it cannot be read."""
+    """What it says: its code, and of the answers those that have the type of its question, and aliases.
+
+    None where it cannot be read, or where that would take too long. What is behind the answers is for caches.
+    """
     try:
-        return dns.message.from_wire(wire, keyring=False)
+        return _read(_Reader(wire))
     except (dns.exception.DNSException, ValueError):
         return None
+
+
+class _Reader(dns.wire.Parser):
+    """Counts what it takes to read something, to hash it, and to write it again, and fails where that is too much."""
+
+    _LABOUR_OF_RECORD = 30
+    _LABOUR_OF_STRING = 8
+
+    def __init__(self, wire: bytes) -> None:
+        super().__init__(wire)
+        self._labour = 0
+
+    def get_name(self, origin: dns.name.Name | None = None, decompress: bool = False) -> dns.name.Name:
+        """One in a record: the library writes it in a time that grows with the square of its labels."""
+        name = super().get_name(origin, decompress)
+        self._count(len(name) ** 2)
+        return name
+
+    def get_counted_bytes(self, length_size: int = 1) -> bytes:
+        """A string in a record, which may be empty, so that there may be very many."""
+        self._count(self._LABOUR_OF_STRING)
+        return super().get_counted_bytes(length_size)
+
+    def get_owner(self) -> dns.name.Name:
+        """The name of a question or record. It is written only once for all of a set, or is an alias' target, too."""
+        name = super().get_name(decompress=True)
+        self._count(self._LABOUR_OF_RECORD + 2 * len(name))
+        return name
+
+    def _count(self, labour: int) -> None:
+        self._labour += labour
+        if self._labour > MOST_LABOUR:
+            raise dns.exception.FormError
+
+
+def _read(reader: _Reader) -> dns.message.Message:
+    number, flags, questions, answers, authority, additional = reader.get_struct("!HHHHHH")
+    reply = dns.message.QueryMessage(number)
+    reply.flags = dns.flags.Flag(flags)
+    wanted = {int(dns.rdatatype.CNAME)}
+    for _ in range(questions):
+        reader.get_owner()
+        wanted.add(reader.get_struct("!HH")[0])
+    for _ in range(answers):
+        name = reader.get_owner()
+        kind, rdclass, ttl, size = reader.get_struct("!HHIH")
+        if kind not in wanted or rdclass != dns.rdataclass.IN:
+            reader.get_bytes(size)
+            continue
+        with reader.restrict_to(size):
+            record = dns.rdata.from_wire_parser(rdclass, kind, reader)
+        found = reply.find_rrset(reply.answer, name, record.rdclass, record.rdtype, create=True)
+        found.add(record, ttl if ttl <= _LONGEST_TTL else 0)
+        if kind in _ADDRESSES and len(found) >= MOST_ADDRESSES:
+            break
+    for _ in range(0 if answers else authority + additional):  # it may be a failure, with more of its code in the OPT
+        reader.get_owner()
+        kind, _, ttl, size = reader.get_struct("!HHIH")
+        reader.get_bytes(size)
+        if kind == dns.rdatatype.OPT:
+            reply.ednsflags = ttl
+    return reply
 
 
 class Upstream:
@@ -84,11 +171,21 @@ class Upstream:
         self._servers = tuple(servers or ())
         self._version: tuple[int, int] | None = None
         self._last_good: Server | None = None
+        self._sockets = Shares(SOCKETS_EACH, SOCKETS_MOST)
+        self._turn = trio.Lock()
 
-    async def ask(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.Message | None:
+    async def ask(
+        self, name: dns.name.Name, kind: dns.rdatatype.RdataType, account: Account
+    ) -> dns.message.Message | None:
         """Ask one server, and the next where that fails, or is slow, until one has said what there is.
 
-        Nothing of whoever wants to know goes out but the name in lower case, and the type.
+        Nothing of whoever wants to know goes out but the name in lower case, and the type. Where it has no socket for
+        one more server, it gives up the one that it has waited for longest.
+
+        Args:
+            name: At most `queries.MOST_LABELS`.
+            kind: The type.
+            account: Of whoever wants to know: it has a share of the sockets, and pays for the time.
 
         Returns:
             NOERROR or NXDOMAIN, and what comes with it; None: all have failed. Only servers that say so fail; for
@@ -96,21 +193,67 @@ class Upstream:
         """
         found: list[dns.message.Message] = []
 
-        async def ask_one(server: Server, failed: trio.Event) -> None:
-            reply = await _ask_server(server, name.canonicalize(), kind)
-            if reply is not None and reply.rcode() in _GOOD:
-                self._last_good = server
-                found.append(reply)
-                nursery.cancel_scope.cancel()
-            failed.set()
+        async def ask_one(
+            server: Server, scope: trio.CancelScope, ended: trio.Event, given_up: trio.Event | None
+        ) -> None:
+            try:
+                with scope:
+                    if given_up is not None:
+                        await given_up.wait()  # else there would be two sockets for a moment
+                    reply = await account.run(self._ask_server, server, name.canonicalize(), kind, account)
+                    if reply is not None and reply.rcode() in _GOOD:
+                        self._last_good = server
+                        found.append(reply)
+                        nursery.cancel_scope.cancel()
+            finally:
+                self._sockets.give_back(account.who, scope)
+                ended.set()
 
+        asked: list[tuple[trio.CancelScope, trio.Event]] = []
         async with trio.open_nursery() as nursery:
             for server in self._in_order():
-                failed = trio.Event()
-                nursery.start_soon(ask_one, server, failed)
+                scope, given_up = self._sockets.take(account.who), None
+                while scope is None and asked:
+                    oldest, given_up = asked.pop(0)
+                    oldest.cancel()
+                    self._sockets.give_back(account.who, oldest)
+                    scope = self._sockets.take(account.who)
+                if scope is None:
+                    break
+                ended = trio.Event()
+                asked.append((scope, ended))
+                nursery.start_soon(ask_one, server, scope, ended, given_up)
                 with trio.move_on_after(PATIENCE_SECONDS):
-                    await failed.wait()
+                    await ended.wait()
         return found[0] if found else None
+
+    async def _ask_server(
+        self, server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType, account: Account
+    ) -> dns.message.Message | None:
+        """Its answer, whatever it says; None where there is none to be had."""
+        try:
+            query = dns.message.make_query(name, kind, use_edns=0, payload=_PAYLOAD)
+            reply = await self._exchange(server, query, account)
+            if reply is not None and reply.rcode() in _WITHOUT_EDNS:
+                reply = await self._exchange(server, dns.message.make_query(name, kind), account)
+        except (OSError, trio.BrokenResourceError) as exc:
+            log.debug("name server %s: %s", server[0], exc)
+            return None
+        return reply
+
+    async def _exchange(
+        self, server: Server, query: dns.message.Message, account: Account
+    ) -> dns.message.Message | None:
+        wire = await _by_datagrams(server, query)
+        if wire[2] & _CUT:
+            wire = await _by_stream(server, query)
+        if not is_reply(query, wire):
+            return None
+        while True:
+            await account.wait()
+            async with self._turn:
+                if not account.wait_seconds():
+                    return read_reply(wire)
 
     def _in_order(self) -> list[Server]:
         """The one that answered last is first: another would cost each question the patience anew."""
@@ -133,26 +276,6 @@ class Upstream:
             self._servers = name_servers("")
 
 
-async def _ask_server(server: Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.Message | None:
-    """Its answer, whatever it says; None where there is none to be had."""
-    try:
-        query = dns.message.make_query(name, kind, use_edns=0, payload=_PAYLOAD)
-        reply = await _exchange(server, query)
-        if reply is not None and reply.rcode() in _WITHOUT_EDNS:
-            reply = await _exchange(server, dns.message.make_query(name, kind))
-    except (OSError, trio.BrokenResourceError) as exc:
-        log.debug("name server %s: %s", server[0], exc)
-        return None
-    return reply
-
-
-async def _exchange(server: Server, query: dns.message.Message) -> dns.message.Message | None:
-    wire = await _by_datagrams(server, query)
-    if wire[2] & _CUT:
-        wire = await _by_stream(server, query)
-    return read_reply(wire) if is_reply(query, wire) else None
-
-
 async def _by_datagrams(server: Server, query: dns.message.Message) -> bytes:
     """The first datagram that answers; sent again and again until there is one."""
     wire = query.to_wire()
@@ -161,7 +284,7 @@ async def _by_datagrams(server: Server, query: dns.message.Message) -> bytes:
         while True:
             await sock.send(wire)
             with trio.move_on_after(RESEND_SECONDS):
-                while not is_reply(query, reply := await sock.recv(65_535)):
+                while not is_reply(query, reply := await sock.recv(LARGEST_REPLY)):
                     pass
                 return reply
 

@@ -75,6 +75,7 @@ class World:
     sandboxes: dict[str, Sandbox]
     udp: socket.socket
     running: trio.CancelScope
+    resolver: Resolver
 
     @property
     def a(self) -> Sandbox:
@@ -93,9 +94,10 @@ async def world(*upstreams: tuple[str, int]) -> AsyncIterator[World]:
             return sandboxes[address].names if address in sandboxes else None
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(Resolver(udp, tcp, find, upstreams).run)
+            resolver = Resolver(udp, tcp, find, upstreams)
+            await nursery.start(resolver.run)
             with trio.fail_after(SECONDS):
-                yield World(udp.getsockname(), sandboxes, udp, nursery.cancel_scope)
+                yield World(udp.getsockname(), sandboxes, udp, nursery.cancel_scope, resolver)
             nursery.cancel_scope.cancel()
 
 

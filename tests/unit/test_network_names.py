@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import time
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -17,7 +20,7 @@ from nsbox._network.names import (
     is_nowhere,
     reverse_network,
 )
-from nsbox._network.shares import Bucket, Shares
+from nsbox._network.shares import Account, Budget, Shares
 from nsbox._network.upstream import name_servers
 
 pytestmark = pytest.mark.needs_root  # it needs nothing: once is enough
@@ -187,19 +190,89 @@ def test_the_hosts_servers_are_read_as_the_c_library_reads_them(config: str, fou
     assert list(name_servers(config)) == found
 
 
-def test_a_bucket_gives_so_much_at_once_and_so_much_a_second() -> None:
-    """What is taken beyond is a debt."""
-    bucket = Bucket(rate=2, burst=4)
-    assert bucket.is_full(100)
-    for _ in range(4):
-        assert bucket.wait_seconds(100) == 0
-        bucket.take(100)
-    assert bucket.wait_seconds(100) == pytest.approx(0.5)
-    assert bucket.wait_seconds(100.5) == 0
-    assert not bucket.is_full(101)
-    assert bucket.is_full(102)
-    bucket.take(1000, 10)
-    assert bucket.wait_seconds(1000) == pytest.approx(3.5)
+def test_one_alone_has_a_half_of_the_time_and_has_it_again_after_a_while() -> None:
+    """What is taken beyond is a debt; who has taken nothing can begin all the same, as long as there is something."""
+    budget = Budget(share=0.5, seconds=4)
+    assert budget.wait_seconds("a", 100) == 0
+    budget.take("a", 100, 0.99)
+    assert budget.wait_seconds("a", 100) == 0
+    budget.take("a", 100, 0.51)
+    assert budget.wait_seconds("a", 100) == pytest.approx(4 * math.log(1.5))
+    assert budget.wait_seconds("b", 100) == 0
+    assert budget.wait_seconds("a", 101) == pytest.approx(4 * math.log(1.5) - 1)
+    assert budget.wait_seconds("a", 102) == 0
+    budget.take("b", 102, 5)
+    assert budget.wait_seconds("c", 102) > 0
+    assert budget.wait_seconds("c", 200) == 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 30, 300])
+def test_all_together_never_have_everything_and_a_new_one_can_always_begin(count: int) -> None:
+    """However many take whatever they may, in turn, in small pieces, for a minute; begin at once, or nearly so."""
+    budget = Budget(share=0.4, seconds=4)
+    greedy = [f"greedy {number}" for number in range(count)]
+    taken = 0.0
+    for step in range(600):
+        now = 50 + step / 10
+        while goes_on := [one for one in greedy if not budget.wait_seconds(one, now)]:
+            for one in goes_on:
+                if not budget.wait_seconds(one, now):
+                    budget.take(one, now, 0.0005)
+                    taken += 0.0005
+        assert budget.wait_seconds("new", now) < 0.01
+    assert taken < 0.4 * 60 + 0.4 * 4
+    assert taken > 0.4 * 60 * count / (count + 1) * 0.9
+
+
+def test_those_that_have_used_little_are_forgotten() -> None:
+    """There are as many as a sandbox's number may be."""
+    budget = Budget(share=0.4, seconds=4)
+    for number in range(5000):
+        budget.take(str(number), number, 0.001)
+    assert len(budget._each) <= 1025
+
+
+class Ledger(Budget):
+    """Notes what was paid."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.paid: Counter[str] = Counter()
+
+    def take(self, who: str, now: float, seconds: float) -> None:
+        """As it is told."""
+        super().take(who, now, seconds)
+        self.paid[who] += int(seconds * 1e9)
+
+
+async def test_what_one_takes_of_the_thread_it_pays_for_and_nothing_else() -> None:
+    """Before and after it waits, whether it ends well or not; not for what others do meanwhile."""
+    ledger = Ledger()
+
+    async def work(turns: int) -> int:
+        began = time.thread_time_ns()
+        for _ in range(turns):
+            sum(range(200_000))
+            await trio.lowlevel.checkpoint()
+        return time.thread_time_ns() - began
+
+    async def fail() -> None:
+        await work(3)
+        raise KeyError("failed")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Account(ledger, "busy").run, work, 20)
+        nursery.start_soon(Account(ledger, "idle").run, trio.sleep, 0.02)
+    assert ledger.paid["busy"] > 10 * ledger.paid["idle"] > 0
+    assert await Account(ledger, "alone").run(work, 5) == pytest.approx(ledger.paid["alone"], rel=0.5)
+    with pytest.raises(KeyError):
+        await Account(ledger, "fails").run(fail)
+    assert ledger.paid["fails"] > ledger.paid["idle"]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await Account(ledger, "cancelled").run(work, 5)
+    assert scope.cancelled_caught
+    assert 0 < ledger.paid["cancelled"] < ledger.paid["busy"]
 
 
 def test_one_has_so_many_shares_and_no_more() -> None:

@@ -17,6 +17,7 @@ from nsbox._network import resolver
 from nsbox._network.queries import (
     LARGEST_ANSWER,
     LARGEST_QUERY,
+    MOST_LABELS,
     PAYLOAD,
     datagram_limit,
     read_query,
@@ -123,6 +124,77 @@ def test_only_what_answers_the_query_is_its_answer() -> None:
     answer.set_rcode(dns.rcode.SERVFAIL)
     assert is_reply(asked, answer.to_wire())
     assert read_reply(wire[:-1]) is None
+
+
+def test_a_question_with_more_labels_than_any_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would take its time; a name of the way from addresses to names is one, and so is a service below."""
+    least = dns.message.make_query(f"_a._b.{'0.' * 32}ip6.arpa", "PTR").to_wire()
+    most = dns.message.make_query("a." * MOST_LABELS, "A").to_wire()
+    assert isinstance(read_query(least), dns.message.Message)
+    assert isinstance(read_query(most), dns.message.Message)
+    options: list[dns.edns.Option] = [dns.edns.ECSOption("0.0.0.0", 0)] * 90  # noqa: S104  # the empty one
+    costly = dns.message.make_query(dns.name.Name([b"a"] * 110 + [b"localhost", b""]), "A", options=options).to_wire()
+    assert len(costly) <= LARGEST_QUERY
+    monkeypatch.setattr(dns.message, "from_wire", None)
+    with pytest.raises(TypeError):
+        read_query(most)
+    more = dns.message.make_query("a." * (MOST_LABELS + 1), "A").to_wire()
+    refusals = [read_query(one) for one in (more, costly)]
+    monkeypatch.undo()
+    assert [header(one)[1] for one in refusals] == ["FORMERR", "FORMERR"]
+
+
+def test_the_options_of_a_query_are_not_read() -> None:
+    """Good or bad, one or ninety: what it says of versions and sizes is. What is in the OPT's place is nothing else."""
+    unspecified = dns.edns.ECSOption("0.0.0.0", 0)  # noqa: S104
+    for option, count in ((unspecified, 90), (dns.edns.GenericOption(dns.edns.OptionType(8), b"bad"), 1)):
+        asked = dns.message.make_query("www.example.com", "A", payload=900, options=[option] * count)
+        found = read_query(asked.to_wire())
+        assert isinstance(found, dns.message.Message)
+        assert (found.edns, found.payload, found.options, datagram_limit(found)) == (0, 900, (), 900)
+        assert dns.message.from_wire(write_answer(found, dns.rcode.NOERROR, (), 512)).question == asked.question
+    wire = query(edns=0).to_wire()
+    record = dns.rrset.from_text("www.example.com.", 60, "IN", "A", "192.0.2.1")
+    other = query()
+    other.additional = [record]
+    for bad in (wire[:-1], wire + b"x", wire[:-2] + b"\0\4", wire[:-11] + b"\1a" + wire[-11:], other.to_wire()):
+        assert header(read_query(bad))[1] == "FORMERR"
+
+
+def test_of_a_reply_is_read_what_the_question_is_about() -> None:
+    """Aliases and records of its type; what is broken behind them does no harm."""
+    asked = query()
+    reply = dns.message.make_response(asked)
+    records = {
+        "CNAME": "cdn.example.net.", "A": "192.0.2.1", "TXT": '"text"', "HTTPS": "1 . alpn=h2",
+    }  # fmt: skip
+    reply.answer = [dns.rrset.from_text("www.example.com.", 2**31 - 1, "IN", *one) for one in records.items()]
+    reply.authority = [dns.rrset.from_text("example.com.", 60, "IN", "NS", "ns.example.com.")]
+    wire = reply.to_wire()
+    late = wire.replace(b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff")
+    for whole, seconds in ((wire, 2**31 - 1), (wire[:-3], 2**31 - 1), (late, 0)):
+        read = read_reply(whole)
+        assert read is not None
+        assert [dns.rdatatype.to_text(one.rdtype) for one in read.answer] == ["CNAME", "A"]
+        assert {one.ttl for one in read.answer} == {seconds}
+        assert read.authority == []
+
+
+def test_a_code_of_a_reply_may_be_in_its_opt() -> None:
+    """RFC 6891, 6.1.3: without its upper bits BADVERS would be NOERROR."""
+    reply = dns.message.make_response(query(edns=0))
+    reply.authority = [dns.rrset.from_text("example.com.", 60, "IN", "NS", "ns.example.com.")]
+    reply.set_rcode(dns.rcode.BADVERS)
+    read = read_reply(reply.to_wire())
+    assert read is not None
+    assert read.rcode() == dns.rcode.BADVERS
+
+
+def test_a_reply_with_more_than_one_question_is_none() -> None:
+    """Each would be read."""
+    wire = dns.message.make_response(query()).to_wire()
+    assert is_reply(query(), wire)
+    assert not is_reply(query(), wire[:4] + b"\0\2" + wire[6:] + wire[12:])
 
 
 def test_the_resolver_knows_the_largest_query_without_the_library() -> None:
