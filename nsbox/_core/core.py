@@ -387,8 +387,10 @@ class SandboxCore:
             cell.on_lost = None
             self._close_parts()
             supervisor.registry.remove(self.id)
-            await self.network.detach()
-            await supervisor.destroy(cell)
+            try:
+                await supervisor.destroy(cell)
+            finally:
+                await self.network.detach()  # now: killed programs have said goodbye to whom they spoke with
             self._close_root()
 
     async def _open_root(self) -> None:

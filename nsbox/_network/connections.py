@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from nsbox._errors import SetupError
@@ -59,6 +59,31 @@ def _read(answer: bytes) -> Connection:
     key = answer[:4] + attribute(_NESTED | _ORIGINAL, found[_ORIGINAL]) + attribute(_ID, found[_ID])
     port = int.from_bytes(transport.get(3, b""), "big")
     return Connection(transport[1][0], address.get(2) or address[4], port, state not in (_TIME_WAIT, _CLOSE), key)
+
+
+def forget_all(filters: Netlink, number: int) -> None:
+    """Let the kernel forget all that are marked with a number, at once.
+
+    Raises:
+        SetupError: The kernel refused.
+    """
+    wanted = attribute(_MARK, struct.pack(">I", number)) + attribute(_MARK_MASK, b"\xff" * 4)
+    filters.do(message(_DELETE, 0, "forget connections", bytes(4), wanted))
+
+
+def forget_from(filters: Netlink, sources: Collection[bytes]) -> None:
+    """Let the kernel forget all that were made from these packed addresses.
+
+    They are picked here: a filter by address (CTA_FILTER) takes all others for those of IPv6 (Linux 6.18).
+
+    Raises:
+        SetupError: The kernel does not tell, or refused.
+    """
+    for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+        if any(len(one) == length for one in sources):
+            answers = filters.ask(message(_GET, DUMP, "list connections", struct.pack("B3x", family)))
+            # Behind the headers of CTA_TUPLE_ORIG, CTA_TUPLE_IP and CTA_IP_V?_SRC, which come first
+            forget(filters, [_read(one) for one in answers if one[16 : 16 + length] in sources], lambda _: True)
 
 
 def forget(filters: Netlink, connections: Iterable[Connection], unwanted: Callable[[Connection], bool]) -> None:

@@ -75,6 +75,11 @@ class Port:
         self.address6 = None if self.packed6 is None else socket.inet_ntop(socket.AF_INET6, self.packed6)
 
     @property
+    def packed(self) -> tuple[bytes, ...]:
+        """Its addresses, as keys of sets have them."""
+        return (self.packed4,) if self.packed6 is None else (self.packed4, self.packed6)
+
+    @property
     def index(self) -> int:
         """Of the interface in the router."""
         return _FIRST_INDEX + self.number

@@ -21,6 +21,7 @@ from nsbox._network import admitted, messages, rules
 from nsbox._network import nftables as nft
 from nsbox._network.doors import CellDoor, RouterDoor
 from nsbox._network.ground import Ground, lay
+from nsbox._network.leftovers import Leftovers
 from nsbox._network.policy import Policy
 from nsbox._network.ports import Port, Traffic
 from nsbox._network.rules import TABLE
@@ -55,6 +56,7 @@ class Router:
         self._ports: dict[str, Port] = {}
         self._detached: deque[float] = deque()
         self._closed = False
+        self._leftovers = Leftovers()
         self.dns_udp, self.dns_tcp = ground.door.dns_udp, ground.door.dns_tcp
         self.description = ground.description
 
@@ -82,10 +84,12 @@ class Router:
         """Remove all that is on the host, and close the door; idempotent. Ports are of no use afterwards."""
         if not self._closed:
             self._closed = True
-            for port in self._ports.values():
+            for port in set(self._ports.values()):
                 port.is_attached = False
                 port.routes.close()
+                self._leave(port)
             self._ports.clear()
+            self._leftovers.forget()
             self._ground.close()
 
     async def follow_host(self) -> None:
@@ -99,6 +103,10 @@ class Router:
                 await trio.sleep(_RETRY_SECONDS)
             else:
                 await self._ground.host.wait_for_news()
+
+    async def forget_leftovers(self) -> None:
+        """Have the host forget the connections of sandboxes that were detached, until cancelled."""
+        await self._leftovers.follow()
 
     # ------------------------------------------------------------ ports
 
@@ -146,6 +154,7 @@ class Router:
                     self._detached.append(time.monotonic())
                     for address in (port.address4, port.address6):
                         self._ports.pop(address or "", None)
+                    self._leave(port)
                     self._wiring.detach(port)
 
     async def change(self, port: Port, policy: Policy, *, forget_names: bool = False) -> None:
@@ -277,6 +286,12 @@ class Router:
                 port.segments[segment] = False
 
     # ------------------------------------------------------------ inner
+
+    def _leave(self, port: Port) -> None:
+        """Note whose connections the host is to forget: where pasta is the way out, it has none of theirs."""
+        way_out = self._ground.way_out
+        if way_out is not None and not way_out.masquerades_inside:
+            self._leftovers.add(*port.packed)
 
     async def _run(self, function: Callable[[Unpack[Args]], T], *args: *Args) -> T:
         """Change interfaces: in this thread, as to have another one do it takes longer than the change (measured).

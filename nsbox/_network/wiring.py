@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from nsbox._network import messages, ports, rules
 from nsbox._network import nftables as nft
-from nsbox._network.connections import Connection, connections_of, forget
+from nsbox._network.connections import Connection, connections_of, forget, forget_all
 from nsbox._network.doors import CellDoor
 from nsbox._network.ground import Ground, needs_kernel
 from nsbox._network.netlink import Netlink
@@ -87,7 +87,7 @@ class Wiring:
             undo.callback(self.take_out, port)
             self._plug(port, door, undo)
             if _reaches_host(policy):
-                self._ground.admit_to_host(*_packed(port))
+                self._ground.admit_to_host(*port.packed)
             undo.pop_all()
         return port
 
@@ -126,8 +126,9 @@ class Wiring:
         port.routes.close()
         self.take_out(port)
         if _reaches_host(port.policy):
-            self._ground.bar_from_host(*_packed(port))
+            self._ground.bar_from_host(*port.packed)
         self._ground.pool.give_back(port.place)
+        forget_all(self._filters, port.number)
 
     def change(self, port: Port, policy: Policy, forget_names: bool) -> None:
         """Have another policy hold for a port; see `Router.change`."""
@@ -144,8 +145,8 @@ class Wiring:
         with contextlib.ExitStack() as undo:
             self._change_bandwidth(port, policy, undo)
             if _reaches_host(policy) and not _reaches_host(before):
-                self._ground.admit_to_host(*_packed(port))
-                undo.callback(self._ground.bar_from_host, *_packed(port))
+                self._ground.admit_to_host(*port.packed)
+                undo.callback(self._ground.bar_from_host, *port.packed)
             self.commit(
                 *sets,
                 rules.names(made=True).fill(values) if new.by_name and not old.by_name else b"",
@@ -164,7 +165,7 @@ class Wiring:
         if forgets or not policy.by_name:
             port.names.clear()
         if _reaches_host(before) and not _reaches_host(policy):
-            self._ground.bar_from_host(*_packed(port))
+            self._ground.bar_from_host(*port.packed)
         self._end_what_is_forbidden(port, before, forgets=forgets)
 
     def _change_bandwidth(self, port: Port, policy: Policy, undo: contextlib.ExitStack) -> None:
@@ -223,10 +224,6 @@ class Wiring:
 
 def _reaches_host(policy: Policy) -> bool:
     return policy.access and not policy.blocks_host
-
-
-def _packed(port: Port) -> list[bytes]:
-    return [port.packed4] if port.packed6 is None else [port.packed4, port.packed6]
 
 
 def _limit(policy: Policy, uncounted: int = 0) -> bytes:

@@ -88,6 +88,7 @@ class Networking:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(router.follow_host)
+                nursery.start_soon(router.forget_leftovers)
                 await nursery.start(resolver.run)
                 ready.set()
         finally:

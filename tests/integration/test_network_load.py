@@ -299,3 +299,66 @@ def test_a_range_of_addresses_is_nobody_elses(internet: Internet) -> None:
     (address,) = run(internet, program)
     assert isinstance(address, str)
     assert ip_address(address) in ip_network("10.192.0.0/10")
+
+
+ENDS = """
+import selectors, socket
+server = socket.create_server(("0.0.0.0", 9000), backlog=100)
+print("ready", flush=True)
+ready = selectors.DefaultSelector()
+ready.register(server, selectors.EVENT_READ)
+while True:
+    for key, _ in ready.select():
+        if key.fileobj is server:
+            ready.register(server.accept()[0], selectors.EVENT_READ)
+        elif not key.fileobj.recv(1):
+            print("end", flush=True)
+            ready.unregister(key.fileobj)
+"""
+"""Tells of each connection that the other side ends."""
+
+
+def test_nobody_remembers_the_connections_of_a_sandbox_that_is_gone(internet: Internet) -> None:
+    """The other side is told, unless the sandbox is suspended; the host and the router forget, and no others'."""
+    server = internet.serve(ENDS)
+    program = """
+        import socket
+        from nsbox._network.connections import _read
+        from nsbox._network.netlink import DUMP, Netlink, message
+
+        OPEN = "import socket, time; kept = [socket.create_connection(('8.8.4.10', 9000)) for _ in range(20)]; " \\
+               "print('open', flush=True); time.sleep(60)"
+        LIST = message(1 << 8 | 1, DUMP, "list connections", bytes(4))
+
+        def known():
+            "How many there are to that server and are not over, as the host has it, and the router."
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+                answers = Netlink(sock).ask(LIST)
+            inside = keeper._core.network._router()._filters.ask(LIST)
+            return [sum(one.port == 9000 and one.is_open for one in map(_read, found)) for found in (answers, inside)]
+
+        async def opened(one):
+            process = await one.spawn(["python3", "-c", OPEN])
+            assert (await process.stdout.receive_some()) == b"open\\n"
+
+        async def main():
+            global keeper
+            async with sandbox() as keeper:
+                await opened(keeper)
+                for is_suspended in (False, True):
+                    async with sandbox() as one:
+                        await opened(one)
+                        print(json.dumps(known()))
+                        if is_suspended:
+                            await one.suspend()
+                    with trio.move_on_after(10):
+                        while known() != [20, 20]:
+                            await trio.sleep(0.1)
+                    print(json.dumps(known()))
+
+        trio.run(main)
+    """
+    found = run(internet, program)
+    assert found == [[40, 40], [20, 20]] * 2
+    assert [server.line() for _ in range(40)] == ["end"] * 40  # of the one, and of the one that ended last
+    assert server.stop() == ""
