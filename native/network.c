@@ -28,13 +28,17 @@ static const struct setting FORWARDING[] = {
 	{ "sys/net/ipv6/conf/all/forwarding", "1" },
 	{ "sys/net/ipv6/conf/default/accept_dad", "0" },
 	{ "sys/net/ipv6/conf/default/accept_ra", "0" },
+	/* Seconds for which pieces of a packet wait for the others: there is room for 4 MiB of them, and without room nobody's
+	 * are put together. Those of one packet come one after the other. */
+	{ "sys/net/ipv4/ipfrag_time", "2" },
+	{ "sys/net/netfilter/nf_conntrack_frag6_timeout", "2" },
 };
 
 static int set_forwarding(int proc, struct failure *failure)
 {
 	for (unsigned i = 0; i < sizeof FORWARDING / sizeof *FORWARDING; i++)
 		if (write_file_at(proc, FORWARDING[i].path, FORWARDING[i].value) < 0
-		    && (i == 0 || errno != ENOENT)) /* a kernel without IPv6 */
+		    && (i == 0 || errno != ENOENT)) /* a kernel without IPv6, or without the module yet */
 			return fail(failure, STAGE_NETWORK, NETWORK_SETTING + (int)i);
 	return 0;
 }

@@ -25,16 +25,22 @@ PRIVATE_NETWORKS: tuple[str, ...] = (
     "203.0.113.0/24",  # documentation
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and the broadcast address
-    # IPv6; the forms that carry an IPv4 address are all here, or each would be a way around the ranges above
-    "::/96",  # unspecified, loopback, IPv4-compatible
-    "::ffff:0:0/96",  # IPv4-mapped
-    "64:ff9b::/96",  # NAT64, RFC 6052
-    "64:ff9b:1::/48",  # local NAT64, RFC 8215
-    "100::/64",  # discard only
+    # IPv6: what is not globally routable unicast (2000::/3), and in it what is no machine's, RFC 6890. All forms that
+    # carry an IPv4 address are in these, or each would be a way around the ranges above: mapped, compatible and
+    # translated (::/96, ::ffff:0:0/96, ::ffff:0:0:0/96), NAT64 (64:ff9b::/96, 64:ff9b:1::/48), Teredo and 6to4
+    "::/3",  # those, unspecified, loopback, and discard only (100::/64, 100:0:0:1::/64)
     "2001::/23",  # protocol assignments, with Teredo
     "2001:db8::/32",  # documentation
     "2002::/16",  # 6to4
+    "3fff::/20",  # documentation, RFC 9637
+    "4000::/2",  # not assigned, and segment routing (5f00::/16, RFC 9602)
+    "8000::/2",  # not assigned
+    "c000::/3",  # not assigned
+    "e000::/4",  # not assigned
+    "f000::/5",  # not assigned
+    "f800::/6",  # not assigned
     "fc00::/7",  # unique local; metadata services are in it
+    "fe00::/9",  # not assigned
     "fe80::/10",  # link-local
     "fec0::/10",  # site-local, deprecated
     "ff00::/8",  # multicast

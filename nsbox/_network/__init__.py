@@ -6,11 +6,14 @@ answering    one query, from its bytes to those of its answer
 connections  what the kernel knows of their connections
 decisions    what it is answered with
 doors        what the launcher opens in it, and in a sandbox
+foundation   which rules there are before it has sandboxes
 ground       what a router has before it has sandboxes
+leftovers    what the host still knows of sandboxes that are gone
 messages     interfaces, addresses, routes and queues, for the kernel
 names        which names and addresses a sandbox may know
 netlink      how the kernel is asked
 nftables     rules, for the kernel
+packets      parts of rules
 pasta        the way out without root
 policy       what a sandbox may reach
 ports        what connects one sandbox

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 from nsbox._errors import SetupError, UnsupportedHostError
-from nsbox._network import messages, pasta, rules, uplink
+from nsbox._network import foundation, messages, pasta, uplink
 from nsbox._network.addresses import (
     GATEWAY,
     AddressPool,
@@ -23,6 +23,7 @@ from nsbox._network.addresses import (
 )
 from nsbox._network.connections import connections_of
 from nsbox._network.doors import RouterDoor
+from nsbox._network.messages import FAR, NEAR, End
 from nsbox._network.netlink import Netlink
 from nsbox._network.pasta import PastaUplink
 from nsbox._network.uplink import HostUplink
@@ -31,6 +32,8 @@ log = logging.getLogger("nsbox")
 
 _LOOPBACK = 1
 """Index of lo; it is the first interface of every network namespace."""
+_NOWHERE, _BEYOND = End("nowhere", 998, NEAR), End("nowhere-", 999, FAR)
+"""Their indexes are below those of sandboxes' interfaces, and above any that the kernel gives."""
 _RESOLVER = 3
 """Place in the range: the router's own address for IPv6, where errors come from."""
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOENT)
@@ -170,10 +173,12 @@ def lay(door: RouterDoor, *, as_root: bool) -> Ground:
         ipv6 = _forwards_ipv6(routes)
         egress6, lacking6 = _egress_of_ipv6(ipv6=ipv6, default=default6, as_root=as_root)
         with needs_kernel("nf_tables with its connection tracking, NAT, reject and connlimit", "nf_tables"):
-            filters.commit(*rules.foundation(pool.range4, pool.range6, masquerade=not as_root))
+            filters.commit(*foundation.made(pool.range4, pool.range6, masquerades=not as_root))
         with needs_kernel("nf_conntrack_netlink", "nf_conntrack_netlink"):
             connections_of(filters, 0)
-        _set_up(routes, door, pool, ipv6=ipv6)
+        mtu = (HostUplink if as_root else PastaUplink).mtu
+        with needs_kernel("veth", "veth", also=()):
+            _set_up(routes, door, pool, mtu=mtu, ipv6=ipv6)
         through = "veth pairs and nftables" if as_root else "veth pairs, nftables and pasta"
         in_the_way = "".join(f"; the host's table {name} drops what it does not accept" for name in
                              (uplink.tables_in_the_way() if as_root else ()))  # fmt: skip
@@ -183,7 +188,7 @@ def lay(door: RouterDoor, *, as_root: bool) -> Ground:
             filters=filters,
             host=host,
             pool=pool,
-            mtu=(HostUplink if as_root else PastaUplink).mtu,
+            mtu=mtu,
             ipv6=ipv6,
             egress6=egress6,
             description=f"{through}; IPv6: {lacking6 or 'as IPv4'}{in_the_way}",
@@ -232,13 +237,31 @@ def _egress_of_ipv6(*, ipv6: bool, default: bool, as_root: bool) -> tuple[bool, 
     return True, ""
 
 
-def _set_up(routes: Netlink, door: RouterDoor, pool: AddressPool, *, ipv6: bool) -> None:
-    """The router's own address, its resolver's sockets, and an answer for addresses that are nobody's."""
-    # To get to the rules, which refuse; it is there already where an attempt to open the router has failed
-    nowhere = messages.route(_LOOPBACK, IPv4Network("0.0.0.0/0"), priority=1 << 16, replaces=True)
-    parts = [messages.up(_LOOPBACK), messages.address(_LOOPBACK, GATEWAY), messages.unreachable(pool.range4), nowhere]
+def _set_up(routes: Netlink, door: RouterDoor, pool: AddressPool, *, mtu: int, ipv6: bool) -> None:
+    """The router's own address, its resolver's sockets, and a way for addresses that are nobody's: to the rules.
+
+    Those refuse it as they do what is for another sandbox, so that nobody learns whether there is one. IPv6 knows no
+    route over a loopback that is none to itself: it leads into a veth pair, which nothing ever leaves.
+    """
+    try:
+        routes.do(messages.pair(_NOWHERE, _BEYOND, door.namespace, mtu))
+    except SetupError as exc:
+        if exc.errno != errno.EEXIST:  # it is there already where an attempt to open the router has failed
+            raise
+    nowhere, both = _NOWHERE.index, (_NOWHERE.index, _BEYOND.index)
+    parts = [
+        messages.up(_LOOPBACK),
+        messages.address(_LOOPBACK, GATEWAY),
+        *(messages.prepare(index, forwards=True, ipv6=ipv6) for index in both),
+        *(messages.up(index, asks=False) for index in both),
+        messages.route(nowhere, pool.range4, replaces=True),
+        messages.route(nowhere, IPv4Network("0.0.0.0/0"), priority=1 << 16, replaces=True),
+    ]
     if ipv6:
-        parts += [messages.address(_LOOPBACK, pool.own6(_RESOLVER)), messages.unreachable(pool.range6)]
+        parts += [
+            messages.address(_LOOPBACK, pool.own6(_RESOLVER)),
+            messages.route(nowhere, pool.range6, replaces=True),
+        ]
     routes.do(*parts)
     try:
         door.dns_tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -45,7 +45,7 @@ _UP, _NOARP = 1, 0x80  # IFF_*
 _PERMANENT = 0x80  # NUD_PERMANENT
 _NODAD = 0x02  # IFA_F_NODAD
 _ONLINK = 4  # RTNH_F_ONLINK
-_UNICAST, _LOCAL, _BROADCAST, _ANYCAST, _UNREACHABLE = 1, 2, 3, 4, 7  # RTN_*
+_UNICAST, _LOCAL, _BROADCAST, _ANYCAST = 1, 2, 3, 4  # RTN_*
 _MAIN, _STATIC = 254, 4  # RT_TABLE_MAIN, RTPROT_STATIC
 _UNIVERSE, _LINK = 0, 253  # RT_SCOPE_*
 _ROOT = 0xFFFFFFFF  # TC_H_ROOT
@@ -227,13 +227,6 @@ def route(
     return _encode(rtmsg(), _NEWROUTE, how, "make a route", attrs, family=_family(target),
                    dst_len=target.prefixlen, table=_MAIN, proto=_STATIC, scope=scope, type=_UNICAST,
                    flags=_ONLINK if via is not None else 0)  # fmt: skip
-
-
-def unreachable(target: Network) -> bytes:
-    """What is for `target` and for nobody in it is for nobody."""
-    attrs = [("RTA_DST", str(target.network_address))]
-    return _encode(rtmsg(), _NEWROUTE, CREATE | REPLACE, "make a route", attrs, family=_family(target),
-                   dst_len=target.prefixlen, table=_MAIN, proto=_STATIC, type=_UNREACHABLE)  # fmt: skip
 
 
 RATE_PLACES = {

@@ -66,7 +66,7 @@ class Type(IntEnum):
 
 
 LENGTHS = {Type.IPV4: 4, Type.IPV6: 16, Type.PROTOCOL: 1, Type.PORT: 2, Type.MARK: 4, Type.NAME: 16}
-ESTABLISHED_OR_RELATED, NEW = 0b110, 0b1000  # bits of the state of a connection, NF_CT_STATE_BIT
+ESTABLISHED, ESTABLISHED_OR_RELATED = 0b10, 0b110  # bits of the state of a connection, NF_CT_STATE_BIT
 NO_CONNECTION = 0b1  # NF_CT_STATE_INVALID_BIT
 
 
@@ -321,6 +321,11 @@ def different(value: bytes) -> Expression:
     return _expression("cmp", ("SREG", REGISTER), ("OP", 1), ("DATA", _value(value)))
 
 
+def less(value: bytes) -> Expression:
+    """Go on where the first register is less than this, as bytes are compared."""
+    return _expression("cmp", ("SREG", REGISTER), ("OP", 2), ("DATA", _value(value)))
+
+
 def _value(value: bytes) -> Expression:
     return {"attrs": [("NFTA_DATA_VALUE", value)]}
 
@@ -343,6 +348,13 @@ def state(bits: int) -> list[Expression]:
         masked(struct.pack("=I", bits)),
         different(bytes(4)),
     ]
+
+
+def ending() -> list[Expression]:
+    """Go on where the kernel forgets the connection within 16 s, unless more belongs to it."""
+    # NFT_CT_EXPIRATION, in ms of this machine's order of bytes: nothing above the lowest 14 bits
+    load = _expression("ct", ("DREG", REGISTER), ("KEY", 5))
+    return [load, masked(struct.pack("=I", 0xFFFFFFFF << 14 & 0xFFFFFFFF)), equal(bytes(4))]
 
 
 def connection_mark(register: int = 0) -> Expression:
@@ -388,9 +400,19 @@ def untracked() -> Expression:
     return {"attrs": [("NFTA_EXPR_NAME", "notrack")]}  # it has no attributes, and pyroute2 no class for it
 
 
-def masquerade() -> Expression:
-    """Give the connection the address of the interface that it leaves by."""
-    return _expression("masq")
+def masquerade(ports: tuple[int, int] | None = None) -> list[Expression]:
+    """Give the connection the address of the interface that it leaves by.
+
+    Args:
+        ports: The first and last of those from which it gets one by chance; None: it keeps its own, if that is free.
+    """
+    if ports is None:
+        return [_expression("masq")]
+    chosen = [_expression("immediate", ("DREG", REGISTER + number), ("DATA", _value(struct.pack(">H", port))))
+              for number, port in enumerate(ports)]  # fmt: skip
+    flags = ["NF_NAT_RANGE_PROTO_SPECIFIED", "NF_NAT_RANGE_PROTO_RANDOM_FULLY"]
+    where = [("REG_PROTO_MIN", REGISTER), ("REG_PROTO_MAX", REGISTER + 1)]
+    return [*chosen, _expression("masq", ("FLAGS", flags), *where)]
 
 
 def _encode(kind: type[Any], number: int, flags: int, step: str, attrs: list[tuple[str, Any]]) -> bytes:

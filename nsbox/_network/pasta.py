@@ -23,7 +23,7 @@ from nsbox._network.addresses import GATEWAY6, AddressPool
 from nsbox._network.doors import RouterDoor
 from nsbox._network.messages import FAR
 from nsbox._network.netlink import Netlink
-from nsbox._network.rules import UPLINK
+from nsbox._network.packets import UPLINK
 
 _ROUTER, _BEYOND = 1, 2
 """Places in the range: the tap's, and of a neighbour that is not there but answered for."""

@@ -2,12 +2,16 @@
 
 ::
 
-    prerouting   a sandbox' packet that has not the sandbox' address: drop; to a sandbox, or the resolver: no connection
-    forward      from or to a suspended sandbox: drop
+    prerouting   a packet with few hops left, or with options of IPv4: drop
+                 a sandbox' packet that has not the sandbox' address: drop; to a sandbox, or the resolver: no connection
+    forward      from a suspended sandbox: drop
+                 of a connection of TCP that was reset: drop
                  from a sandbox: its chain c<number>
                  to a sandbox: accept what belongs to a connection that its chain accepted; drop
+    forwarded    to a suspended sandbox: drop
     input        from a sandbox to the resolver: accept, up to a rate; drop
     c<number>    to a sandbox: accept what its segments allow (p<number>), or refuse
+                 to nobody: refuse
                  to a blocked address, another resolver, a port that is not allowed: refuse
                  of a connection that was accepted before: accept
                  to an address that no allowed name has: refuse; one connection too many (k<number>): refuse
@@ -18,6 +22,8 @@
 A connection's mark is the number of the sandbox, and no number is used twice: who is given the address of a sandbox
 that is gone does not get its connections. What was blocked is refused before established connections are accepted, so
 that a narrower policy ends them.
+
+What is there before the first sandbox is in `foundation`.
 """
 
 from __future__ import annotations
@@ -26,26 +32,17 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
 from nsbox._network import nftables as nft
-from nsbox._network import pace
-from nsbox._network.addresses import GATEWAY
+from nsbox._network import packets
 from nsbox._network.netlink import Template
-from nsbox._network.nftables import IPV4, IPV6, Expression, Meta, Type, Verdict
+from nsbox._network.nftables import Expression, Meta, Type, Verdict
+from nsbox._network.packets import DESTINATION, SANDBOXES, SOURCE, UPLINK_KEY
 from nsbox._network.policy import Policy, address_ranges, port_ranges
 
 TABLE = nft.Table("nsbox")
-UPLINK = "uplink"
-"""The interface of the router that leads outside."""
 MOST_CONNECTIONS = 2**32 - 1
-
-_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = 0, 1, 2, 3, 4  # NF_INET_*
-_RAW, _FILTER, _SOURCE_NAT = -300, 0, 100  # NF_IP_PRI_*
-_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58  # IPPROTO_*
-_SOURCE, _DESTINATION = 0, 1
-_SANDBOXES = b"v"
-"""What the names of all interfaces begin with that lead to sandboxes."""
 
 _NUMBER, _OTHER = "99999999", "88888888"
 _MARK, _LIMIT = 0xDEC0DE42, 0xFEEDF00D
@@ -82,115 +79,8 @@ def mark_of(number: int) -> bytes:
     return struct.pack("=I", number)
 
 
-# Parts of rules.
-
-
-def _address(version: int, side: int, register: int = 0) -> list[Expression]:
-    """Go on with packets of one version of IP, and load an address."""
-    start = [nft.meta(Meta.NFPROTO), nft.equal(bytes([IPV4 if version == 4 else IPV6]))]
-    if version == 4:
-        return [*start, nft.network(16 if side == _DESTINATION else 12, 4, register)]
-    return [*start, nft.network(24 if side == _DESTINATION else 8, 16, register)]
-
-
 def _refuse() -> list[Expression]:
     return [nft.count(f"r{_NUMBER}"), nft.verdict(Verdict.GOTO, "refuse")]
-
-
-def _protocol(number: int) -> list[Expression]:
-    return [nft.meta(Meta.L4PROTO), nft.equal(bytes([number]))]
-
-
-def _from(name: bytes) -> list[Expression]:
-    return [nft.meta(Meta.IIFNAME), nft.equal(name)]
-
-
-def _to(name: bytes) -> list[Expression]:
-    return [nft.meta(Meta.OIFNAME), nft.equal(name)]
-
-
-_UPLINK_KEY = UPLINK.encode().ljust(16, b"\0")
-
-
-# What is there once.
-
-
-def foundation(range4: IPv4Network, range6: IPv6Network, *, masquerade: bool) -> list[bytes]:
-    """The table, without a sandbox.
-
-    Args:
-        range4: Where the sandboxes' addresses are from.
-        range6: The same, for IPv6.
-        masquerade: Whether all sandboxes share the address of the uplink.
-    """
-    table, rule, drop, accept = TABLE, TABLE.rule, nft.verdict(Verdict.DROP), nft.verdict(Verdict.ACCEPT)
-    parts = [
-        *table.make_anew(),  # an attempt to open the router may have failed before
-        table.set("cells", Type.NAME, verdicts=True, timeouts=True),
-        table.set("peers", Type.NAME, verdicts=True),
-        table.set("suspended", Type.NAME),
-        table.set("own4", Type.NAME, Type.IPV4, timeouts=True),
-        table.set("own6", Type.NAME, Type.IPV6, timeouts=True),
-        table.set("flows", Type.NAME, Type.MARK),
-        *(table.set(f"host{n}", kind, intervals=True) for n, kind in ((4, Type.IPV4), (6, Type.IPV6))),
-        table.set("protocols", Type.PROTOCOL),
-        table.add("protocols", [nft.element(bytes([one])) for one in (_ICMP, _TCP, _UDP, _ICMPV6)]),
-        table.set("carriers", Type.PROTOCOL),
-        table.add("carriers", [nft.element(bytes([one])) for one in (_TCP, _UDP)]),
-        table.set("resolvers", Type.PORT),
-        table.add("resolvers", [nft.element(struct.pack(">H", port)) for port in (53, 853)]),
-        pace.buckets(table, "asking"),
-        *(table.chain(name) for name in ("between", "refuse")),
-        table.base_chain("prerouting", _PREROUTING, _RAW),
-        table.base_chain("forward", _FORWARD, _FILTER, drop=True),
-        table.base_chain("input", _INPUT, _FILTER, drop=True),
-        table.base_chain("output", _OUTPUT, _RAW),
-    ]
-    for version, target in ((4, range4), (6, range6)):
-        own = [nft.meta(Meta.IIFNAME), nft.within(f"own{version}", inverted=True), drop]
-        address = _address(version, _SOURCE, 4)
-        parts.append(rule("prerouting", *_from(_SANDBOXES), *address, *own))
-        inside = [nft.masked(target.netmask.packed), nft.equal(target.network_address.packed)]
-        parts.append(rule("prerouting", *_from(_SANDBOXES), *_address(version, _DESTINATION), *inside, nft.untracked()))
-    resolver = [*_address(4, _DESTINATION), nft.equal(GATEWAY.packed)]
-    known = [nft.connection_mark(4), nft.meta(Meta.OIFNAME), nft.within("flows")]
-    port = [nft.transport(2, 2), nft.equal(struct.pack(">H", 53))]
-    parts += [
-        rule("prerouting", *_from(_SANDBOXES), *resolver, nft.untracked()),
-        rule("output", *_to(_SANDBOXES), *_address(4, _SOURCE), nft.equal(GATEWAY.packed), nft.untracked()),
-        rule("forward", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
-        rule("forward", nft.meta(Meta.OIFNAME), nft.within("suspended"), drop),
-        rule("forward", nft.meta(Meta.IIFNAME), nft.by_map("cells")),
-        rule("forward", *nft.state(nft.ESTABLISHED_OR_RELATED), *known, accept),
-        rule("input", *_from(b"lo".ljust(16, b"\0")), accept),
-        rule("input", nft.meta(Meta.IIFNAME), nft.within("suspended"), drop),
-        rule("input", *_from(_SANDBOXES), *pace.too_fast("asking"), drop),
-        *(rule("input", *_from(_SANDBOXES), *resolver, *_protocol(one), *port, accept) for one in (_TCP, _UDP)),
-        rule("input", *nft.state(nft.ESTABLISHED_OR_RELATED), accept),
-        rule("input", *_from(_SANDBOXES), nft.verdict(Verdict.GOTO, "refuse")),
-        rule("between", nft.meta(Meta.IIFNAME), nft.by_map("peers")),
-        # Over a veth pair the answer comes while connect(2) has its socket: a reset waits, an error of ICMP is lost
-        rule("refuse", *_protocol(_TCP), nft.reset()),
-        rule("refuse", nft.unreachable(3)),
-        # Does this kernel have what comes later, and not for every sandbox?
-        table.chain("probe"),
-        rule("probe", nft.more_connections_than(1), drop),
-        table.remove_chain("probe"),
-    ]
-    if masquerade:
-        parts.append(table.base_chain("postrouting", _POSTROUTING, _SOURCE_NAT, kind="nat"))
-        parts.append(rule("postrouting", *_to(_UPLINK_KEY), nft.masquerade()))
-        parts.append(rule("prerouting", *_from(_UPLINK_KEY), *_reset_acknowledged()))
-        # From whom pasta of 2023 hears last, to that one it answers, all: `::` too, as which the kernel joins groups
-        parts.append(rule("output", *_to(_UPLINK_KEY), drop))
-    return parts
-
-
-def _reset_acknowledged() -> list[Expression]:
-    """Where a server refuses, pasta of 2023 sends a reset without ACK, which nobody believes (RFC 9293, 3.10.7.3)."""
-    only_reset = [nft.transport(12, 2), nft.masked(b"\x00\x17"), nft.equal(b"\x00\x04")]  # of FIN, SYN, RST and ACK
-    return [*_protocol(_TCP), *only_reset, nft.transport(12, 2), nft.masked(b"\xff\xef", b"\x00\x10"),
-            nft.write_transport(12, 2)]  # fmt: skip
 
 
 # What each sandbox has.
@@ -294,8 +184,8 @@ def _rules(form: Form) -> Iterator[bytes]:
     def rule(*expressions: Expression) -> bytes:
         return TABLE.rule(f"c{_NUMBER}", *expressions)
 
-    yield rule(*_to(_SANDBOXES), nft.verdict(Verdict.JUMP, "between"))
-    yield rule(*_to(_SANDBOXES), *_refuse())
+    yield rule(*packets.going_to(SANDBOXES), nft.verdict(Verdict.JUMP, "between"))
+    yield rule(nft.meta(Meta.OIFNAME), nft.different(UPLINK_KEY), *_refuse())
     if form.access:
         yield from (rule(*_blocked(version, f"blocked{version}_{_OTHER}")) for version in (4, 6))
         if form.blocks_host:
@@ -311,15 +201,15 @@ def _rules(form: Form) -> Iterator[bytes]:
         if form.by_name:
             for version in (4, 6):
                 unknown = nft.within(f"names{version}_{_NUMBER}", inverted=True)
-                yield rule(*_address(version, _DESTINATION), unknown, *_refuse())
+                yield rule(*packets.address(version, DESTINATION), unknown, *_refuse())
         if form.limited:
             yield rule(nft.verdict(Verdict.JUMP, f"k{_NUMBER}"))
-        yield rule(*_to(_UPLINK_KEY), *nft.mark_connection(PLACES["mark"]), nft.verdict(Verdict.ACCEPT))
+        yield rule(*packets.going_to(UPLINK_KEY), *nft.mark_connection(PLACES["mark"]), nft.verdict(Verdict.ACCEPT))
     yield rule(*_refuse())
 
 
 def _blocked(version: int, name: str) -> list[Expression]:
-    return [*_address(version, _DESTINATION), nft.within(name), *_refuse()]
+    return [*packets.address(version, DESTINATION), nft.within(name), *_refuse()]
 
 
 # What sandboxes with equal policies share.
@@ -391,7 +281,7 @@ def _both(kind: str, verdict: Verdict) -> Template:
     rules = [
         TABLE.rule(
             f"p{_NUMBER}",
-            *_address(version, _SOURCE),
+            *packets.address(version, SOURCE),
             nft.within(f"{kind}{version}_{_OTHER}"),
             nft.network(16 if version == 4 else 24, 4 if version == 4 else 16),
             nft.within(f"{kind}{version}_{_OTHER}"),

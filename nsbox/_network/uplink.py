@@ -15,13 +15,13 @@ import struct
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from nsbox._errors import SetupError, UnsupportedHostError
-from nsbox._network import messages
+from nsbox._network import messages, packets
 from nsbox._network import nftables as nft
 from nsbox._network.addresses import GATEWAY6, AddressPool
 from nsbox._network.messages import FAR, NEAR, End
 from nsbox._network.netlink import DUMP, Netlink, attributes, message
-from nsbox._network.nftables import IPV4, IPV6, Expression, Meta, Type, Verdict
-from nsbox._network.rules import UPLINK
+from nsbox._network.nftables import IPV4, Meta, Type, Verdict
+from nsbox._network.packets import UPLINK
 
 _GETCHAIN = 10 << 8 | 4  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN
 _INPUT, _FORWARD, _POSTROUTING = 1, 2, 4  # NF_INET_*
@@ -163,7 +163,7 @@ class HostUplink:
         ours = [nft.meta(Meta.IIFNAME), nft.equal(key)]
         towards = [nft.meta(Meta.OIFNAME), nft.equal(key)]
         elsewhere = [nft.meta(Meta.OIFNAME), nft.different(key)]
-        source4, source6 = _source(IPV4, 12, 4), _source(IPV6, 8, 16)
+        source4, source6 = packets.address(4, packets.SOURCE), packets.address(6, packets.SOURCE)
         inside4 = [nft.masked(pool.range4.netmask.packed), nft.equal(pool.range4.network_address.packed)]
         inside6 = [nft.masked(pool.range6.netmask.packed), nft.equal(pool.range6.network_address.packed)]
         return [
@@ -178,8 +178,8 @@ class HostUplink:
             rule("input", *ours, drop),
             rule("forward", *nft.state(nft.ESTABLISHED_OR_RELATED), *towards, accept),
             rule("forward", *towards, drop),
-            rule("postrouting", *source4, *inside4, *elsewhere, nft.masquerade()),
-            rule("postrouting", *source6, *inside6, *elsewhere, nft.masquerade()),
+            *(rule("postrouting", *source4, *inside4, *elsewhere, *end) for end in packets.masquerade()),
+            *(rule("postrouting", *source6, *inside6, *elsewhere, *end) for end in packets.masquerade()),
         ]
 
     def admit_to_host(self, *addresses: bytes) -> None:
@@ -200,10 +200,6 @@ class HostUplink:
             with contextlib.suppress(SetupError):  # ENODEV: the router's namespace was first
                 self._routes.do(messages.remove_link(self._index, self.name))
             self._is_made = False
-
-
-def _source(version: int, offset: int, length: int) -> list[Expression]:
-    return [nft.meta(Meta.NFPROTO), nft.equal(struct.pack("B", version)), nft.network(offset, length)]
 
 
 def _set_of(address: bytes) -> str:

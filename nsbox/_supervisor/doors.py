@@ -18,6 +18,7 @@ _STEPS = (
     "bringing up lo", "entering it", "/proc/self/ns/net", "a rtnetlink socket",
     "a nfnetlink socket", "a UDP socket", "a TCP socket", "/proc/self/ns/user", "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.accept_dad", "net.ipv6.conf.default.accept_ra",
+    "net.ipv4.ipfrag_time", "net.netfilter.nf_conntrack_frag6_timeout",
 )  # fmt: skip
 
 

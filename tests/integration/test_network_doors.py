@@ -110,9 +110,11 @@ def command_in(door: RouterDoor, *command: str) -> str:
 
 def expected_settings() -> dict[str, str]:
     """Of the router: files below /proc/sys/net, those that this kernel has."""
-    settings = {"ipv4/ip_forward": "1"}
+    settings = {"ipv4/ip_forward": "1", "ipv4/ipfrag_time": "2"}
     if Path("/proc/sys/net/ipv6").exists():
         settings |= {"ipv6/conf/all/forwarding": "1", "ipv6/conf/default/accept_dad": "0"}
+    if Path("/proc/sys/net/netfilter/nf_conntrack_frag6_timeout").exists():
+        settings["netfilter/nf_conntrack_frag6_timeout"] = "2"
     return settings
 
 

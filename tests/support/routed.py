@@ -227,6 +227,9 @@ def _open_all() -> list[int]:
     _checked(LIBC.unshare(NEWNET))
     for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         Path("/proc/sys/net", name).write_text("1")
+    for name in ("ipv4/ipfrag_time", "netfilter/nf_conntrack_frag6_timeout"):
+        with contextlib.suppress(FileNotFoundError):
+            Path("/proc/sys/net", name).write_text("2")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as routes:
         Netlink(routes).do(messages.up(1))
     kinds = [
