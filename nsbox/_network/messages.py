@@ -42,6 +42,7 @@ _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
 _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 20, 22, 24, 26
 _NEWNEIGH, _NEWQDISC, _DELQDISC, _GETNETCONF, _GETSTATS = 28, 36, 37, 82, 94
 _UP, _NOARP = 1, 0x80  # IFF_*
+_OPERSTATE = 16  # IFLA_OPERSTATE
 _PERMANENT = 0x80  # NUD_PERMANENT
 _NODAD = 0x02  # IFA_F_NODAD
 _ONLINK = 4  # RTNH_F_ONLINK
@@ -295,6 +296,16 @@ def unshaped(index: int) -> bytes:
 def ask_link(name: str) -> bytes:
     """The answer is for `index_of_link`."""
     return _encode(_Link(), _GETLINK, 0, f"find interface {name}", [("IFLA_IFNAME", name)])
+
+
+def ask_state(index: int) -> bytes:
+    """The answer is for `is_up`. Before it answers, the kernel's link watch has run (Linux 6.8)."""
+    return message(_GETLINK, 0, "read the state of an interface", struct.pack("=B3xi8x", 0, index))
+
+
+def is_up(answer: bytes) -> bool:
+    """Whether what an interface sends arrives (RFC 2863, ifOperStatus): some time after its other end has gone up."""
+    return attributes(answer[16:]).get(_OPERSTATE) == b"\6"  # IF_OPER_UP
 
 
 def index_of_link(answer: bytes) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import struct
 import sys
+import time
 from collections.abc import Iterator
 
 from nsbox._network import messages, ports, rules
@@ -22,6 +23,9 @@ from nsbox._network.policy import Policy, Ranges, contains
 from nsbox._network.ports import CELL_INDEX, Port
 from nsbox._network.rules import MOST_CONNECTIONS, TABLE, Form
 from nsbox._network.shared import Segments, SharedSets, rules_of_host
+
+_LOOKS, _LOOK_SECONDS = 100, 0.000_2
+"""For how long an interface is waited for."""
 
 
 class Wiring:
@@ -106,6 +110,14 @@ class Wiring:
             undo.callback(self._routes.do, messages.remove_link(port.index))
             self._routes.do(here.fill(values))
             Netlink(port.routes).do(there.fill(values))
+        self._wait_until_up(port)
+
+    def _wait_until_up(self, port: Port) -> None:
+        """What the router's end sends before is lost: an answer to the first packet, of one sandbox in a hundred."""
+        for _ in range(_LOOKS):
+            if messages.is_up(self._routes.ask(messages.ask_state(port.index))[0]):
+                return
+            time.sleep(_LOOK_SECONDS)  # only before Linux 6.8, where the answer comes too early
 
     def take_out(self, port: Port) -> None:
         """Remove all rules, sets and elements of a port, in one transaction."""

@@ -76,6 +76,24 @@ def test_what_is_not_blocked_is_reached_and_sandboxes_are_not_all_the_same(way: 
     tell(story, way, tmp_path)
 
 
+def test_the_first_answer_is_not_lost(tmp_path: Path) -> None:
+    """Of 300 sandboxes: the router's end of each pair takes part from the first packet on."""
+
+    async def story(net: Internet, router: Router) -> None:
+        with net.world.open_socket(kind=socket.SOCK_DGRAM) as server:
+            server.bind((WORLD4, 5000))
+            for _ in range(300):
+                port, cell = await attach(net, router)
+                with cell.open_socket(kind=socket.SOCK_DGRAM) as client:
+                    client.sendto(b"hello", (WORLD4, 5000))
+                    data, address = server.recvfrom(10)
+                    server.sendto(data, address)
+                    assert client.recv(10) == b"hello"
+                await router.detach(port)
+
+    tell(story, "root", tmp_path)
+
+
 def test_networks_may_overlap(tmp_path: Path) -> None:
     """One within the other, and the same twice: both are blocked, and what is beside them is not."""
 
