@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import leaks
+from tracing import traced
+from watching import parts_of_nsbox
 
-from scripts.faulting.lives import build_probe, calls_of_a_life, live, live_in_time, stop, traced
+from scripts.faulting.lives import build_probe, calls_of_a_life, live, live_in_time, stop
 
 ERRORS = ("ENOMEM", "EPERM", "EMFILE", "EAGAIN", "ENOSPC", "EINTR", "SIGKILL")
 ERRORS_OF_NSBOX = ("SetupError", "NetworkError", "UnsupportedHostError", "InvalidStateError")
@@ -70,7 +72,8 @@ def try_one(fault: Fault, directory: Path, whole: str) -> list[str]:
     """What is wrong with what comes of a fault."""
     before = leaks.snapshot()
     live(directory)  # there is a launcher
-    with traced(["-e", f"trace={fault.call}", "-e", str(fault)], directory / "log"):
+    only = ("-ff", "-e", f"trace={fault.call}", "-e", str(fault))
+    with traced(parts_of_nsbox()[0], *only, output=str(directory / "log")):
         answer = live_in_time(directory)
     wrong = [] if allowed(fault, answer, whole) else [f"came to {answer!r}"]
     afterwards = live_in_time(directory)

@@ -11,10 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tracing import traced
+from watching import parts_of_nsbox
+
 import nsbox
 from nsbox._runtimes import language_of_file
 from nsbox._seccomp.policy import load_policy
-from scripts.faulting.lives import traced
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "tests" / "programs" / "smoke"
 _CALL = re.compile(r"^([a-z0-9_]+)\(")
@@ -31,7 +33,7 @@ def calls_of(program: Path, log: Path) -> set[str]:
     text = program.read_text(encoding="utf-8")
     with nsbox.Sandbox(security="strict", timeout=60, memory_mb=1024, warm=False) as sandbox:
         for _ in range(2):  # it is compiled by the first one
-            with traced([], log / program.name):
+            with traced(parts_of_nsbox()[0], "-ff", output=str(log / program.name)):
                 result = sandbox.execute(text, language=language, stdin="line\n", arguments=("a", "b"))
             logs = list(log.iterdir())
             found = {call for one in logs for call in _calls_in(one)}

@@ -1,4 +1,4 @@
-"""One life of a sandbox, and strace beside the launcher meanwhile."""
+"""One life of a sandbox."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from watching import parts_of_nsbox, until
+from tracing import traced
+from watching import parts_of_nsbox
 
 import nsbox
 from nsbox import ResourceAllocation, SandboxError
@@ -75,41 +74,6 @@ def live_in_time(directory: Path) -> str:
     return answers[0]
 
 
-@contextmanager
-def traced(arguments: Sequence[str], output: Path) -> Iterator[None]:
-    """Strace of the launcher and of all that it clones meanwhile.
-
-    Args:
-        arguments: What is traced, and what is injected.
-        output: Beginning of the names of its logs, one a process.
-    """
-    launcher = parts_of_nsbox()[0]
-    command = ["strace", "-ff", "-qq", "-o", str(output), *arguments, "-p", str(launcher)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as strace:
-        try:
-            until(lambda: _tracer_of(launcher) == strace.pid or strace.poll() is not None, "strace is attached")
-            yield
-        finally:
-            strace.send_signal(signal.SIGINT)
-            try:
-                strace.wait(5)
-            except subprocess.TimeoutExpired:  # it and the kernel wait for each other over a dying pid namespace
-                strace.kill()
-                strace.wait()
-                with suppress(ChildProcessError):  # only it was told of the launcher's death, too late for nsbox
-                    os.waitid(os.P_PID, launcher, os.WEXITED | os.WNOHANG)
-
-
-def _tracer_of(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("TracerPid")))
-
-
 def calls_of_a_life(directory: Path) -> dict[str, int]:
     """The system calls between the order for a sandbox and its end: the most that one process makes of each.
 
@@ -118,7 +82,7 @@ def calls_of_a_life(directory: Path) -> dict[str, int]:
     live(directory)
     logs = directory / "calls"
     logs.mkdir()
-    with traced([], logs / "trace"):
+    with traced(parts_of_nsbox()[0], "-ff", output=str(logs / "trace")):
         live(directory)
         time.sleep(0.3)  # what is done after the answer
     most: dict[str, int] = {}

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from leaks import open_files
 from netlink import add_veth, devices, is_there, set_up
+from tracing import failing
 from watching import parts_of_nsbox, until
 
 import nsbox
@@ -330,19 +331,6 @@ def test_the_sockets_are_closed_at_exec() -> None:
             assert router.filters.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == 12  # NETLINK_NETFILTER
 
     trio.run(main)
-
-
-@contextmanager
-def failing(launcher: int, call: str, fault: str) -> Iterator[None]:
-    """The launcher meanwhile meets the fault at that system call, strace(1)."""
-    command = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
-    with subprocess.Popen([*command, "-p", str(launcher)], stderr=subprocess.PIPE) as strace:
-        try:
-            until(lambda: f"TracerPid:\t{strace.pid}\n" in Path(f"/proc/{launcher}/status").read_text(), "it is traced")
-            yield
-        finally:
-            strace.send_signal(signal.SIGINT)
-            strace.wait(SECONDS)
 
 
 def held_by(launcher: int) -> int:

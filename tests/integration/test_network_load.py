@@ -200,20 +200,7 @@ def below_of(pid: int) -> set[int]:
 
 FAULTS = r"""
 from contextlib import asynccontextmanager, contextmanager
-from watching import until
-
-@contextmanager
-def failing(number, error):
-    "The kernel does not take what this thread, the one that speaks netlink, sends for the nth time."
-    command = ["strace", "-qq", "-o", sys.argv[1], "-e", "trace=sendto", "-e",
-               f"inject=sendto:error={error}:when={number}", "-p", str(os.getpid())]
-    with subprocess.Popen(command) as strace:
-        try:
-            until(lambda: f"TracerPid:\t{strace.pid}\n" in Path("/proc/self/status").read_text(), "it is traced")
-            yield
-        finally:
-            strace.send_signal(2)
-            strace.wait()
+from tracing import failing
 
 @asynccontextmanager
 async def router(*, opened):
@@ -229,7 +216,8 @@ async def attempt(number, error, opened):
     async with router(opened=opened), sandbox(NetworkAllocation()) as one:
         before, told = states() if opened else {}, False
         try:
-            with failing(number, error):
+            # of this thread, the one that speaks netlink
+            with failing(os.getpid(), "sendto", f"error={error}:when={number}", output=sys.argv[1]):
                 await one.update_network(EGRESS)
         except nsbox.SandboxError as exc:
             told = [type(exc).__name__, exc.stage, str(exc)]
