@@ -3,4 +3,5 @@
 lives     one life of a sandbox
 probe.c   the program: what it finds of its isolation
 kills     kills at random moments
+calls     the system calls of programs in every language
 """

@@ -199,7 +199,7 @@ def below_of(pid: int) -> set[int]:
 
 
 FAULTS = r"""
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from tracing import failing
 
 @asynccontextmanager
