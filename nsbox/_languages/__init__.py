@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from nsbox._languages.python import has_python_in_it, parse_python
+from nsbox._languages.python import begins_as_python, has_python_in_it, parse_python
 from nsbox._languages.scores import most_likely
 from nsbox._languages.shebang import from_shebang
 
@@ -58,7 +58,7 @@ def choose_language(code: str, own: str) -> str:
         code: The text.
         own: That of the sandbox. It stays where the text is a program of it, though it looks like another's, too.
     """
-    if own == "python" and not code.startswith("#!") and parse_python(code) is not None:
+    if own == "python" and not code.startswith("#!") and (begins_as_python(code) or parse_python(code) is not None):
         return own
     found = detect_language(code)
     return own if found is None or found in _COVERED.get(own, ()) else found
