@@ -45,7 +45,7 @@ class CellRun:
         self._order = order
         self._number = number
         self._excess = trio.Event()
-        self._budget = Budget(order.output_bytes, self._excess.set)
+        self._budget = Budget(order.bounds.output_bytes, self._excess.set)
         self._stdout, self._stderr = (
             OutputPump(name, fd, self._budget, keep=order.keep_output, sink=sink)
             for name, fd in (("stdout", ends.stdout), ("stderr", ends.stderr))
@@ -71,7 +71,7 @@ class CellRun:
         resident = self._residence.resident
         cpu_seen = resident.cpu_seen
         try:
-            begun = await resident.begin(self._order.plan.wall_ns / 1e9, self._order.cpu_seconds)
+            begun = await resident.begin(self._order.plan.wall_ns / 1e9, self._order.bounds.cpu_seconds)
             self._asked = True
             await self._ends.send(request)
             with trio.move_on_after(_SHORT_SECONDS):
@@ -138,7 +138,7 @@ class CellRun:
         tasks: list[Callable[[], Awaitable[object]]] = [
             self._stdout.run, self._stderr.run, self._stop_excess, self._watch_death,
         ]  # fmt: skip
-        if self._order.sampled and self._order.cpu_seconds is not None:
+        if self._order.bounds.sampled and self._order.bounds.cpu_seconds is not None:
             tasks.append(self._watch_cpu)
         try:
             async with trio.open_nursery() as nursery:
@@ -166,7 +166,7 @@ class CellRun:
     async def _watch_cpu(self) -> None:
         """Where no cgroup counts it, the launcher cannot see it."""
         resident = self._residence.resident
-        limit = resident.cpu_seen + (self._order.cpu_seconds or 0.0)
+        limit = resident.cpu_seen + (self._order.bounds.cpu_seconds or 0.0)
         while True:
             await trio.sleep(_LOOK_SECONDS)
             if resident.cpu_seen >= limit:

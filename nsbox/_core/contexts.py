@@ -363,7 +363,7 @@ class Context:
         return dataclasses.replace(
             order,
             plan=dataclasses.replace(order.plan, wall_ns=round(limits.wall_seconds * 1e9)),
-            cpu_seconds=limits.cpu_seconds,
+            bounds=dataclasses.replace(order.bounds, cpu_seconds=limits.cpu_seconds),
             keep_output=options.capture_output,
             stdin=stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b"",
         )

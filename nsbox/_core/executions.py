@@ -270,9 +270,9 @@ class Executions:
         try:
             outcome = await carry_out(cell)
             took = outcome.observation.wall_seconds + outcome.suspended_seconds
-            if not order.enforce_memory:
+            if not order.bounds.enforce_memory:
                 peak = outcome.observation.memory_peak_bytes
-                self._core.meter.observed(peak, order.memory_bytes, running.asked_at)
+                self._core.meter.observed(peak, order.bounds.memory_bytes, running.asked_at)
             result = result_of(running, outcome, queued=max(0.0, trio.current_time() - running.asked_at - took))
             return result
         except BaseException as exc:

@@ -117,6 +117,6 @@ def _without_program(order: Order, reason: KillReason, text: str = "") -> Outcom
         wait_status=_SIGKILL if reason is KillReason.CANCELLED else 0, reason=reason, violation=None, oom_kills=0,
         processes_refused=0, quota_full=False, bytes_dropped=0, wall_seconds=0.0, cpu_seconds=0.0, user_seconds=0.0,
         system_seconds=0.0, peak_memory_bytes=0, process_count_peak=0, read_bytes=0, written_bytes=0, max_rss_bytes=0,
-        memory_limit_bytes=order.memory_bytes, cgroup_mode=order.cgroup_mode, compiler=True,
+        memory_limit_bytes=order.bounds.memory_bytes, cgroup_mode=order.bounds.cgroup_mode, compiler=True,
     )  # fmt: skip
     return Outcome(observation=observation, stdout=b"", stderr=text.encode(), suspended_seconds=0.0)

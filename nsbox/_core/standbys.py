@@ -106,7 +106,7 @@ class Standbys(Part):
             except SandboxError as exc:  # the program that has just ended has its result all the same
                 log.debug("%s: what was started ahead is left: %s", self._core.id, exc)
                 return
-            if without_time(order).plan != waiting.standby.order.plan:
+            if not _fits(order, waiting):
                 self._waiting = None
                 start_soon(waiting.standby.end)
 
@@ -155,7 +155,7 @@ class Standbys(Part):
                 log.debug("%s: what was started ahead was lost: %s", self._core.id, waiting.standby.failure)
             return None
         order = self._order(running, runtime, waiting.source)
-        if without_time(order).plan != waiting.standby.order.plan:
+        if not _fits(order, waiting):
             self._doubted = True
             return None
         self._waiting = None
@@ -169,3 +169,8 @@ class Standbys(Part):
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             await waiting.standby.end()
+
+
+def _fits(order: Order, waiting: Waiting) -> bool:
+    asked, there = without_time(order), waiting.standby.order
+    return asked.argv == there.argv and asked.plan == there.plan

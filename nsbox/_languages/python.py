@@ -14,7 +14,9 @@ _DEEPEST = 100
 """Brackets, and operators in a row: the parser refuses deep nesting by itself, and this before it has begun to work."""
 _RUN = re.compile(r"(?:[-+~] ?|not |await |lambda: ?|\*\* ?-? ?){100}|(?:\.\w+|\(\)|\[\w*\]){400}")
 
-_BEGINNING = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(?:from[ \t]+[\w.]+[ \t]+import[ \t(]|(?:async[ \t]+)?def[ \t]+\w+\()")
+_BEGINNING = re.compile(
+    r"(?:[ \t]*(?:#[^\n]*)?\n)*(?:from[ \t]+[\w.]+[ \t]+import[ \t(]|(?:async[ \t]+)?def[ \t]+\w+\()"
+)
 """The first line that is no comment, of no other language than Python."""
 
 _STATEMENTS = (

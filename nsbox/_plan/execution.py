@@ -1,16 +1,16 @@
-"""Everything about one execution, told to the launcher at once."""
+"""Everything about an execution but its command, told to the launcher at once."""
 
 from __future__ import annotations
 
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from nsbox._cgroups import CgroupTree, Level, Write, execution_writes
-from nsbox._config import ExecutionOptions, Limits, SandboxConfig
+from nsbox._config import Limits, SandboxConfig
 from nsbox._errors import UnsupportedHostError
 from nsbox._plan.identity import IdMap
 from nsbox._plan.users import DEFAULT_USER, find_user
@@ -22,7 +22,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionPlan:
-    """What the launcher needs to run one program.
+    """What the launcher needs to run a program, and is the same for many of them.
 
     Attributes:
         wall_ns: Wall clock limit in nanoseconds.
@@ -35,7 +35,6 @@ class ExecutionPlan:
         capabilities: One bit each: of root in a sandbox with a writable root, else none.
         directory: Where it starts.
         search: Where programs without a slash are looked for, in order.
-        argv: The program and its arguments.
         environment: NAME=value.
     """
 
@@ -49,7 +48,6 @@ class ExecutionPlan:
     capabilities: int
     directory: str
     search: str
-    argv: tuple[bytes, ...]
     environment: tuple[bytes, ...]
 
 
@@ -58,22 +56,20 @@ def plan_execution(
     tree: CgroupTree,
     ids: IdMap,
     limits: Limits,
-    options: ExecutionOptions,
-    argv: Sequence[str],
     *,
+    user: str | int | None,
     passwd: str,
     runtime_environment: Mapping[str, str],
     allowed_cpus: int,
 ) -> ExecutionPlan:
-    """Plan one execution.
+    """Plan executions.
 
     Args:
         config: The sandbox's configuration.
         tree: The cgroups there are.
         ids: The ids there are.
-        limits: What holds for this execution, `effective_limits(config, options)`.
-        options: Its options.
-        argv: The program and its arguments, without those of `options`.
+        limits: What holds for them, `effective_limits(config, options)`.
+        user: As `ExecutionOptions.user`.
         passwd: The text of the sandbox's /etc/passwd.
         runtime_environment: Variables of the language, below those of the sandbox.
         allowed_cpus: How many CPUs the host has for us.
@@ -82,12 +78,12 @@ def plan_execution(
         ProgramStartError: No such user.
         UnsupportedHostError: A limit above what this process itself has.
     """
-    user = find_user(options.user, passwd, ids)
+    who = find_user(user, passwd, ids)
     environment = {
         "PATH": search_path(config),
-        "HOME": user.home if user != DEFAULT_USER else DEFAULT_USER.home,
-        "USER": user.name,
-        "LOGNAME": user.name,
+        "HOME": who.home if who != DEFAULT_USER else DEFAULT_USER.home,
+        "USER": who.name,
+        "LOGNAME": who.name,
         "LANG": "C.UTF-8",
         **runtime_environment,
         **limits.environment,
@@ -97,13 +93,12 @@ def plan_execution(
         cpu_us=0 if limits.cpu_seconds is None else max(1, round(limits.cpu_seconds * 1e6)),
         cpu_rate_milli=_cpu_rate(config, tree, allowed_cpus),
         writes=_own_writes(config, tree, limits),
-        uid=user.uid,
-        gid=user.gid,
+        uid=who.uid,
+        gid=who.gid,
         rlimits=_rlimits(config, tree, limits),
-        capabilities=ROOT_MASK if config.writable_root and user.uid == 0 else 0,
+        capabilities=ROOT_MASK if config.writable_root and who.uid == 0 else 0,
         directory=limits.working_directory,
         search=environment["PATH"],
-        argv=tuple(map(os.fsencode, (*argv, *options.arguments))),
         environment=tuple([os.fsencode(f"{name}={value}") for name, value in environment.items()]),
     )
 

@@ -123,7 +123,9 @@ class Cell:
         if self.on_lost is not None:
             self.on_lost(self.lost)
 
-    async def begin(self, id: int, plan: ExecutionPlan, stdio: tuple[int, int, int], *, flags: int = 0) -> Answer:
+    async def begin(
+        self, id: int, plan: ExecutionPlan, argv: tuple[bytes, ...], stdio: tuple[int, int, int], *, flags: int = 0
+    ) -> Answer:
         """Send an execution on its way. The descriptors remain the caller's.
 
         Returns:
@@ -134,9 +136,8 @@ class Cell:
         """
         answer = self.channel.expect(wire.Down.EXEC, id)
         try:
-            await self.channel.send(
-                wire.Down.EXEC, id, parent=self.id, flags=flags, payload=wire.encode_execution(plan), fds=stdio
-            )
+            payload = wire.encode_execution(plan, argv)
+            await self.channel.send(wire.Down.EXEC, id, parent=self.id, flags=flags, payload=payload, fds=stdio)
         except BaseException:  # not sent: nothing will be heard of it
             self.channel.break_off(wire.Down.EXEC, id, NetworkError("it was not started"))
             raise

@@ -54,7 +54,7 @@ async def run_execution(cell: Cell, order: Order, sink: Sink) -> Outcome:
 async def _run(cell: Cell, order: Order, sink: Sink, *, cold: bool = False) -> Outcome:
     with open_pipes() as pipes:
         killer = Killer(cell, order.id)
-        budget = Budget(order.output_bytes, killer.output_limit)
+        budget = Budget(order.bounds.output_bytes, killer.output_limit)
         stdout = OutputPump("stdout", pipes.stdout, budget, keep=order.keep_output, sink=sink)
         stderr = OutputPump("stderr", pipes.stderr, budget, keep=order.keep_output, sink=sink)
         rest = pipes.give_stdin(order.stdin)
@@ -118,25 +118,26 @@ async def _carry_out(
     on_sampler: Callable[[Sampler], object] = lambda _: None,
 ) -> tuple[wire.Record, Sampler]:
     """The way down and up, with `beside` running meanwhile: at once, or only if the program does not end at once."""
+    bounds = order.bounds
     sampler = Sampler(
-        memory_bytes=order.memory_bytes if order.enforce_memory else None, cpu_seconds=order.cpu_seconds,
-        group=order.group, kill=killer.kill,
+        memory_bytes=bounds.memory_bytes if bounds.enforce_memory else None, cpu_seconds=bounds.cpu_seconds,
+        group=bounds.group, kill=killer.kill,
     )  # fmt: skip
     on_sampler(sampler)
     flags = _flags(warm=order.warm, cold=cold, terminal=terminal)
     start = _Start(on_start)
     try:
-        if order.sampled or on_start is not None:
+        if bounds.sampled or on_start is not None:
             flags |= wire.EXEC_TELL_START
             cell.channel.expect_start(order.id, start.settled)
             beside.append(start.watch)
-        answer = await cell.begin(order.id, order.plan, stdio, flags=flags)
+        answer = await cell.begin(order.id, order.plan, order.argv, stdio, flags=flags)
         close_stdio()
-        if order.sampled:
+        if bounds.sampled:
             beside.append(partial(start.sample, sampler))
             cell.samplers.append(sampler)
         try:
-            if not at_once and not order.sampled:
+            if not at_once and not bounds.sampled:
                 with trio.move_on_after(SHORT_SECONDS):
                     await answer.settled_event.wait()
             if not answer.settled:
@@ -285,7 +286,7 @@ def _start_failure(cell: Cell, order: Order, record: wire.Record, *, cold: bool)
     if record.stage is wire.Stage.WARM and not cold:
         return _StillbornError()
     if record.stage is wire.Stage.EXEC:
-        return program_start_error(os.fsdecode(order.plan.argv[0]), record.error)
+        return program_start_error(os.fsdecode(order.argv[0]), record.error)
     if record.stage is wire.Stage.DIRECTORY:
         return program_start_error(order.plan.directory, record.error, "the working directory")
     if record.stage is wire.Stage.PROTOCOL and record.error == errno.ESRCH:  # it is dying, and will be heard of

@@ -20,6 +20,7 @@ def observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler
         value = record.counters[slot]
         return 0 if value == wire.UNKNOWN else value
 
+    bounds = order.bounds
     user, system = record.user_us, record.system_us
     cpu_us = count(CounterSlot.CPU_USEC)
     if cpu_us:
@@ -30,7 +31,7 @@ def observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler
         violation=_violation(record),
         oom_kills=count(CounterSlot.OOM_KILLS),
         processes_refused=_refused(cell, record),
-        quota_full=_quota_full(cell, order.disk_slack_bytes),
+        quota_full=_quota_full(cell, bounds.disk_slack_bytes),
         bytes_dropped=dropped,
         wall_seconds=record.wall_ns / 1e9,
         cpu_seconds=max(cpu_us / 1e6 or (user + system) / 1e6, sampler.cpu_seen),
@@ -41,14 +42,14 @@ def observe(cell: Cell, order: Order, record: wire.Record, dropped: int, sampler
         read_bytes=record.read_bytes,
         written_bytes=record.written_bytes,
         max_rss_bytes=record.max_rss_bytes,
-        memory_limit_bytes=order.memory_bytes if order.enforce_memory else 0,
-        cgroup_mode="none" if order.sampled else order.cgroup_mode,
+        memory_limit_bytes=bounds.memory_bytes if bounds.enforce_memory else 0,
+        cgroup_mode="none" if bounds.sampled else bounds.cgroup_mode,
         wall_limit_seconds=order.plan.wall_ns / 1e9,
-        cpu_limit_seconds=order.cpu_seconds,
-        output_limit_bytes=order.output_bytes,
-        process_limit=order.process_limit,
-        disk_limit_bytes=order.disk_bytes,
-        file_size_limit_bytes=order.file_size_bytes,
+        cpu_limit_seconds=bounds.cpu_seconds,
+        output_limit_bytes=bounds.output_bytes,
+        process_limit=bounds.process_limit,
+        disk_limit_bytes=bounds.disk_bytes,
+        file_size_limit_bytes=bounds.file_size_bytes,
     )
 
 

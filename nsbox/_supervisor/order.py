@@ -12,14 +12,10 @@ from nsbox._verdict import Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What an execution is beside its plan.
+class Bounds:
+    """What holds for executions, and how it is enforced.
 
     Attributes:
-        id: The launcher's name for it.
-        plan: What the launcher is told.
-        stdin: What the program can read.
-        keep_output: Whether to return what it wrote.
         output_bytes: Most that it may write.
         memory_bytes: The limit in force.
         cpu_seconds: The limit in force, or None.
@@ -30,14 +26,9 @@ class Order:
         cgroup_mode: As `CgroupTree.mode`.
         enforce_memory: Whether an excess of memory ends it.
         group: The supervisor's base directory in cgroup v2, or None.
-        warm: Whether a warm interpreter may run it.
         sampled: Whether memory and CPU time have to be sampled, for want of cgroups.
     """
 
-    id: int
-    plan: ExecutionPlan
-    stdin: bytes
-    keep_output: bool
     output_bytes: int
     memory_bytes: int
     cpu_seconds: float | None
@@ -49,6 +40,28 @@ class Order:
     enforce_memory: bool
     group: Path | None
     sampled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One execution.
+
+    Attributes:
+        id: The launcher's name for it.
+        argv: The program and its arguments.
+        stdin: What the program can read.
+        keep_output: Whether to return what it wrote.
+        plan: What else the launcher is told.
+        bounds: What holds for it.
+        warm: Whether a warm interpreter may run it.
+    """
+
+    id: int
+    argv: tuple[bytes, ...]
+    stdin: bytes
+    keep_output: bool
+    plan: ExecutionPlan
+    bounds: Bounds
     warm: bool = False
 
 

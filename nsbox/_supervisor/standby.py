@@ -116,13 +116,13 @@ class Standby:
 
     async def _begin(self, order: Order) -> Mark | None:
         resident, cpu_seen = self._resident, self._resident.cpu_seen
-        begun = await resident.begin(order.plan.wall_ns / 1e9, order.cpu_seconds, grace_seconds=0.0)
+        begun = await resident.begin(order.plan.wall_ns / 1e9, order.bounds.cpu_seconds, grace_seconds=0.0)
         record, _ = await begun.wait()
         return None if record.type is wire.Up.FAILED else resident.mark(begun, cpu_seen)
 
     async def _go(self, order: Order, sink: Sink, mark: Mark) -> Outcome | None:
         pipes, killer = self._pipes, self._killer
-        budget = Budget(order.output_bytes, killer.output_limit)
+        budget = Budget(order.bounds.output_bytes, killer.output_limit)
         stdout, stderr = (
             OutputPump(name, fd, budget, keep=order.keep_output, sink=sink)
             for name, fd in (("stdout", pipes.stdout), ("stderr", pipes.stderr))
@@ -167,7 +167,7 @@ def within(seen: Observation, order: Order, dropped: int) -> Observation:
     return dataclasses.replace(
         seen,
         bytes_dropped=dropped,
-        output_limit_bytes=order.output_bytes,
+        output_limit_bytes=order.bounds.output_bytes,
         wall_limit_seconds=order.plan.wall_ns / 1e9,
-        cpu_limit_seconds=order.cpu_seconds,
+        cpu_limit_seconds=order.bounds.cpu_seconds,
     )

@@ -24,6 +24,7 @@ from nsbox._supervisor.control import Control, ControlWatcher
 from nsbox._supervisor.doors import make_router_door, router_error
 from nsbox._supervisor.image import disk_image
 from nsbox._supervisor.networking import Networking
+from nsbox._supervisor.planner import Planner
 from nsbox._supervisor.start import Launcher, setup_error, start_launcher
 from nsbox._supervisor.warmth import Interpreters
 
@@ -111,6 +112,7 @@ class Supervisor:
         self.tree = launcher.tree
         self.ids = launcher.ids
         self.allowed_cpus = len(os.sched_getaffinity(0))
+        self.planner = Planner(self.tree, self.ids, self.allowed_cpus)
         self.registry = launcher.registry
 
     @property

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from nsbox._cgroups import CgroupTree, Level, Write, counters
@@ -19,6 +20,7 @@ EXEC_TERMINAL: Final = 2
 EXEC_WARM: Final = 4
 EXEC_COLD: Final = 8
 REASON_LOST: Final = 7  # beside the values of KillReason: PID 1 died, and all with it; no verdict comes of that
+_PLANS_KEPT: Final = 64
 UNKNOWN: Final = 2**64 - 1  # a counter that this host does not have
 
 
@@ -226,8 +228,17 @@ def encode_template(plan: TemplatePlan) -> bytes:
     return payload.join()
 
 
-def encode_execution(plan: ExecutionPlan) -> bytes:
+def encode_execution(plan: ExecutionPlan, argv: tuple[bytes, ...]) -> bytes:
     """The payload of `Down.EXEC`: the launcher's part, then the child's."""
+    before, behind = _encode_plan(plan)
+    payload = Payload()
+    payload.texts(argv)
+    return b"".join((before, payload.join(), behind))
+
+
+@lru_cache(maxsize=_PLANS_KEPT)
+def _encode_plan(plan: ExecutionPlan) -> tuple[bytes, bytes]:
+    """What is before and what is behind the command."""
     payload = Payload()
     payload.u64(plan.wall_ns)
     payload.u64(plan.cpu_us)
@@ -243,6 +254,6 @@ def encode_execution(plan: ExecutionPlan) -> bytes:
     payload.u64(plan.capabilities)
     payload.text(plan.directory)
     payload.text(plan.search)
-    payload.texts(plan.argv)
-    payload.texts(plan.environment)
-    return payload.join()
+    environment = Payload()
+    environment.texts(plan.environment)
+    return payload.join(), environment.join()

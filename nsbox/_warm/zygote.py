@@ -189,7 +189,7 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     import gc
     import os
     import sys
-    from _frozen_importlib_external import SourceFileLoader  # type: ignore[import-not-found]  # not yet imported, importlib.machinery costs 72 page faults
+    from _frozen_importlib_external import SourceFileLoader  # where importlib.machinery has it from, at 72 page faults
 
     open_again(0, "stdin")  # only now it is the program's
     os.environb.clear()

@@ -63,9 +63,9 @@ EXECUTION = ExecutionPlan(
     capabilities=0,
     directory="/workspace",
     search="/usr/bin:/bin",
-    argv=(b"sort", b"-r", b""),
     environment=(b"PATH=/usr/bin:/bin", b"LANG=C.UTF-8"),
 )
+COMMAND = (b"sort", b"-r", b"")
 
 
 def control_frames() -> Mapping[str, bytes]:
@@ -116,7 +116,7 @@ def setups() -> Mapping[str, bytes]:
 
 def orders() -> Mapping[str, bytes]:
     """For order.c: flags, what execve says, the payload."""
-    payload = wire.encode_execution(EXECUTION)
+    payload = wire.encode_execution(EXECUTION, COMMAND)
     return {name: bytes((flags,)) + bytes(15) + payload for name, flags in (("inline", 0), ("memfd", 4), ("warm", 10))}
 
 
@@ -148,7 +148,7 @@ def kernel(text: bytes, refusals: int = 0) -> bytes:
 
 def lives() -> Mapping[str, bytes]:
     """For channel.c. The ends of socket pairs: PID 1's words are 0, its control channel is 1, what is parked is 2."""
-    execution = wire.encode_execution(dataclasses.replace(EXECUTION, writes=()))
+    execution = wire.encode_execution(dataclasses.replace(EXECUTION, writes=()), COMMAND)
     turn = wire.Payload()
     for value in (10**9, 10**6, 10**9):
         turn.u64(value)

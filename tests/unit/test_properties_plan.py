@@ -248,13 +248,13 @@ def test_whatever_may_be_configured_fits_the_wire(
         options = ExecutionOptions(cpu_timeout=cpu, memory_limit_mb=own_memory, user=user, arguments=arguments)
         template = plan_template(config, NO_CGROUPS, ids, ALLOW)
         execution = plan_execution(
-            config, NO_CGROUPS, ids, effective_limits(config, options), options, ["true"], passwd=HOST_PASSWD,
+            config, NO_CGROUPS, ids, effective_limits(config, options), user=user, passwd=HOST_PASSWD,
             runtime_environment={}, allowed_cpus=2,
         )  # fmt: skip
     except SandboxError:
         return
     assert wire.encode_template(template)
-    assert wire.encode_execution(execution)
+    assert wire.encode_execution(execution, tuple(map(os.fsencode, arguments)))
     assert ids.has(execution.uid)
     assert ids.has(execution.gid)
     assert execution.uid != ids.init_id or ids is SINGLE_MAP

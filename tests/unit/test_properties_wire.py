@@ -102,7 +102,7 @@ EXECUTIONS = st.builds(
     ExecutionPlan,
     wall_ns=U64, cpu_us=U64, cpu_rate_milli=U64, writes=writes(Level.EXECUTION), uid=U32, gid=U32,
     rlimits=st.lists(st.tuples(U32, U64, U64), max_size=3).map(tuple), capabilities=U64, directory=TEXT, search=TEXT,
-    argv=st.lists(BYTES, max_size=3).map(tuple), environment=st.lists(BYTES, max_size=3).map(tuple),
+    environment=st.lists(BYTES, max_size=3).map(tuple),
 )  # fmt: skip
 
 
@@ -139,10 +139,18 @@ def test_a_template_arrives_as_it_was_planned(plan: TemplatePlan) -> None:
 
 
 @examples(150)
-@given(EXECUTIONS)
-def test_an_execution_arrives_as_it_was_planned(plan: ExecutionPlan) -> None:
+@given(EXECUTIONS, st.lists(BYTES, max_size=3).map(tuple))
+def test_an_execution_arrives_as_it_was_planned(plan: ExecutionPlan, argv: tuple[bytes, ...]) -> None:
     """Arguments and environment byte by byte, also those that are no text."""
-    reader = Reader(wire.encode_execution(plan))
+    reader = Reader(wire.encode_execution(plan, argv))
+    arrived_argv: tuple[bytes, ...] = ()
+
+    def command() -> str:
+        nonlocal arrived_argv
+        search = reader.text()
+        arrived_argv = reader.many(reader.raw)
+        return search
+
     arrived = ExecutionPlan(
         wall_ns=reader.u64(),
         cpu_us=reader.u64(),
@@ -153,11 +161,10 @@ def test_an_execution_arrives_as_it_was_planned(plan: ExecutionPlan) -> None:
         rlimits=reader.many(lambda: (reader.u32(), reader.u64(), reader.u64())),
         capabilities=reader.u64(),
         directory=reader.text(),
-        search=reader.text(),
-        argv=reader.many(reader.raw),
+        search=command(),
         environment=reader.many(reader.raw),
     )
-    assert arrived == plan
+    assert (arrived, arrived_argv) == (plan, argv)
     assert reader.left == b""
 
 
