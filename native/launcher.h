@@ -176,6 +176,7 @@ struct task {
 	uint64_t cpu_limit_us;  /* 0: none */
 	uint64_t cpu_rate_milli; /* most CPU time it can use in a second, in thousandths of a second */
 	uint64_t cpu_check_at;
+	bool counted;           /* whether the next have been opened */
 	int counters[MAX_COUNTERS]; /* the files of the launcher's counters, open while it runs, or -1 */
 	uint64_t oom_check_at;  /* 0: the kernel kills all of it itself, memory.oom.group */
 	/* of one that lives from turn to turn */
@@ -318,6 +319,7 @@ void task_settle(struct launcher *launcher, struct task *task);
 void task_hear(struct launcher *launcher, struct task *task);
 void task_hear_filter(struct launcher *launcher, struct task *task);
 void task_release(struct launcher *launcher, struct task *task);
+void tasks_open_counters(struct launcher *launcher);
 void task_counters(struct launcher *launcher, const struct task *task, uint64_t *counters);
 void tasks_tick(struct launcher *launcher);
 

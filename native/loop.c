@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "launcher.h"
@@ -79,7 +80,8 @@ void application_ready(struct launcher *launcher, struct source *source, uint32_
 	launcher->over = true; /* a pidfd is readable when its process has ended */
 }
 
-static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
+/* NULL: no event, no end. */
+static const struct timespec *time_left(const struct launcher *launcher, uint64_t farewell, struct timespec *left)
 {
 	uint64_t next = deadlines_next(launcher), now = now_ns();
 
@@ -94,11 +96,10 @@ static int timeout_ms(const struct launcher *launcher, uint64_t farewell)
 	if (farewell && farewell < next)
 		next = farewell;
 	if (next == UINT64_MAX && !launcher->more_to_reap)
-		return -1;
-	if (next <= now || launcher->more_to_reap)
-		return 0;
-	uint64_t wait_ms = (next - now + 999999) / 1000000;
-	return wait_ms > 60000 ? 60000 : (int)wait_ms;
+		return NULL;
+	uint64_t wait = next <= now || launcher->more_to_reap ? 0 : next - now;
+	*left = (struct timespec){ .tv_sec = (time_t)(wait / 1000000000), .tv_nsec = (long)(wait % 1000000000) };
+	return left;
 }
 
 static void watch_for_room(struct launcher *launcher)
@@ -137,6 +138,7 @@ static bool refill(struct launcher *launcher)
 
 	if (!launcher->refill_at || launcher->refill_at > now || launcher->over)
 		return false;
+	tasks_open_counters(launcher);
 	if (!cells_refill(launcher))
 		launcher->refill_at = 0;
 	return true;
@@ -150,6 +152,7 @@ int run_loop(struct launcher *launcher)
 
 	for (;;) {
 		struct epoll_event event;
+		struct timespec left;
 
 		if (launcher->over && !farewell) {
 			farewell = now_ns() + FAREWELL_NS;
@@ -168,7 +171,7 @@ int run_loop(struct launcher *launcher)
 			return 0;
 		int ready = epoll_wait(launcher->epoll, &event, 1, 0);
 		if (ready == 0 && !refill(launcher))
-			ready = epoll_wait(launcher->epoll, &event, 1, timeout_ms(launcher, farewell));
+			ready = epoll_pwait2(launcher->epoll, &event, 1, time_left(launcher, farewell, &left), NULL);
 		if (ready == 1) {
 			struct source *source = event.data.ptr;
 			source->ready(launcher, source, event.events);

@@ -17,6 +17,10 @@
 #include "launcher.h"
 #include "sys.h"
 
+/* The process that has just been told to go on may wait on this CPU: a moment of sleep, and whoever wakes first takes
+ * the other. Without it a program started 0.28 ms later in two of five cases (measured, 2 CPUs). */
+enum { STEP_ASIDE_NS = 20000 };
+
 static void control_ready(struct launcher *launcher, struct source *source, uint32_t events);
 static void listener_ready(struct launcher *launcher, struct source *source, uint32_t events);
 
@@ -172,13 +176,19 @@ static bool start(struct launcher *launcher, struct task *task, const struct dow
 	return true;
 }
 
-static void open_counters(struct launcher *launcher, struct task *task)
+/* While programs run: at their ends somebody waits. */
+void tasks_open_counters(struct launcher *launcher)
 {
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 
-	cell_path(task->cell, cell_at);
-	task_path(task, at);
-	cgroup_open_counters(launcher, task->cell->template->hierarchies, cell_at, at, task->counters);
+	for (struct task *task = launcher->tasks; task; task = task->next) {
+		if (task->counted || !task->started_at || task->reaped)
+			continue;
+		task->counted = true;
+		cell_path(task->cell, cell_at);
+		task_path(task, at);
+		cgroup_open_counters(launcher, task->cell->template->hierarchies, cell_at, at, task->counters);
+	}
 }
 
 /* A child of the interpreter's can become any program, though an exec out of it is dearer; the other way is far dearer. */
@@ -221,7 +231,6 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 	struct task *task = cell->parked ? cell->parked : task_park(launcher, cell, &failure);
 	cell->parked = NULL;
 	cell->executions++;
-	launcher->refill_at = now_ns();
 	if (task && !start(launcher, task, down, payload, fds, reader) && task->failure.stage == STAGE_DIED) {
 		/* it was parked, and somebody has killed it since: once more, with a new one */
 		task_kill(launcher, task, REASON_NONE);
@@ -234,11 +243,10 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
 	}
+	launcher->refill_at = now_ns() + STEP_ASIDE_NS;
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
-	else
-		open_counters(launcher, task); /* now: the program is on its way, and at its end somebody waits */
 }
 
 void task_runs(struct launcher *launcher, struct task *task)

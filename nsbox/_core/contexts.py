@@ -110,9 +110,10 @@ class Contexts(Part):
         residences = tuple(self._residences)
         for residence in residences:
             residence.gone = "its sandbox was terminated"
-        async with trio.open_nursery() as nursery:
-            for residence in residences:
-                nursery.start_soon(residence.kill, KillReason.CANCELLED)
+        if residences:  # else no nursery, which is a checkpoint
+            async with trio.open_nursery() as nursery:
+                for residence in residences:
+                    nursery.start_soon(residence.kill, KillReason.CANCELLED)
         self.closed()
 
 

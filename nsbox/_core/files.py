@@ -79,8 +79,9 @@ class Files(Part):
     async def end(self) -> None:
         """As `closed`, and nothing of it is under way any more; but for a host file that cannot be read for seconds."""
         self.closed()
-        with trio.move_on_after(_END_SECONDS):
-            await self._idle.wait()
+        if not self._idle.is_set():
+            with trio.move_on_after(_END_SECONDS):
+                await self._idle.wait()
 
     # ------------------------------------------------------------ operations
 

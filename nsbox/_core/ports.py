@@ -95,7 +95,8 @@ class Ports(Part):
             exposure.cut()
 
     async def end(self) -> None:
-        await self.close_all()
+        if self._exposed:
+            await self.close_all()
 
 
 def _check(port: int, protocol: str, public: bool, custom_domain: str | None) -> Wish:

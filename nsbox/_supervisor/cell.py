@@ -257,6 +257,7 @@ class Cell:
         Raises:
             NetworkError: The launcher did not do it; its own end will.
         """
+        self.control.ignore()
         try:
             await self.channel.request(wire.Down.DESTROY, self.id)
         finally:

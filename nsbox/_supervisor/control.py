@@ -112,6 +112,11 @@ class Control:
             for settle in waiting.values():
                 settle(reason or NetworkError("the control channel was closed"), None)
 
+    def ignore(self) -> None:
+        """Its end is expected, and nobody has to wake up for it."""
+        if self._socket is not None:
+            self._watcher.remove(self._socket.fileno())
+
     async def ping(self, seconds: float) -> None:
         """Have PID 1 answer.
 
