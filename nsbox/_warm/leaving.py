@@ -22,6 +22,20 @@ MOST_LEFT = 30_000
 """Objects: to look through more takes longer than to take all apart."""
 
 
+class Probe:
+    """Equal to nothing, and knows what it was compared to."""
+
+    __module__ = "nsbox"
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.found: list[object] = []
+
+    def __eq__(self, other: object) -> bool:
+        self.found.append(other)
+        return False
+
+
 class Leaving:
     """The end of the process, registered before anything else with `atexit`, whose functions are called last first.
 
@@ -46,6 +60,9 @@ class Leaving:
         self._gc, self._signal, self._sys = gc, _signal, sys  # what a program puts in their place is not for here
         self._reference = _weakref.ref
         self._module = types.ModuleType
+        self._count: Callable[[], int] = atexit._ncallbacks
+        self._unregister: Callable[[Any], object] = atexit.unregister
+        self._probe = Probe()
         self.status: int | None = None
         self._known: frozenset[str] = frozenset()
         self._kept: tuple[object, ...] = ()
@@ -60,9 +77,15 @@ class Leaving:
         # they lose their names, and would be taken apart
         self._kept = tuple(getattr(sys, name, None) for name in SPECIAL)
 
+    def leave_early(self) -> None:
+        """`leave`, where the interpreter would do nothing but call it, and copy 40 pages on its way there (measured)."""
+        if self._count() == 1 and "threading" not in self._sys.modules and self._is_registered():
+            self.leave()
+
     def leave(self) -> None:
         """End the process, where nothing is in the way. `atexit`'s other functions have been called by now."""
-        if self.status is None:
+        status, self.status = self.status, None
+        if status is None:
             return
         try:
             if self._is_plain() and not self._has_finalizers(files=False):
@@ -72,9 +95,14 @@ class Leaving:
                     self._gc.collect()
                 if self._take_apart():
                     self._flush()
-                    self._exit(self.status)
+                    self._exit(status)
         except BaseException:  # noqa: BLE001  # whatever it is, the interpreter comes to it again, and tells it
             return
+
+    def _is_registered(self) -> bool:
+        """Whether `leave` is one of those that atexit will call. It compares each of them to what is unregistered."""
+        self._unregister(self._probe)
+        return self._probe.found == [self.leave]
 
     def _is_plain(self) -> bool:
         """Whether nothing would tell of what is done here."""

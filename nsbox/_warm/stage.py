@@ -37,7 +37,8 @@ if __name__ == "__main__":
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told as the interpreter tells it
         failed.append(error)
     finally:
-        if gettrace() is not None or getprofile() is not None:
+        watched = gettrace() is not None or getprofile() is not None
+        if watched:
             unregister(leaving.leave)
     if failed:
         tracer = gettrace()
@@ -54,5 +55,8 @@ if __name__ == "__main__":
             settrace(None)
         tell_nothing_next(sys, tracer)
         raise KeyboardInterrupt
-    if leaving.status:
+    status = leaving.status
+    if not watched:
+        leaving.leave_early()
+    if status:
         raise SystemExit(1)

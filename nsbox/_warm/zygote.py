@@ -192,10 +192,15 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     from _frozen_importlib_external import SourceFileLoader  # where importlib.machinery has it from, at 72 page faults
 
     open_again(0, "stdin")  # only now it is the program's
-    os.environb.clear()
+    inherited = os.environ._data  # type: ignore[attr-defined]  # in bytes; to go through `os.environb` takes twice as long
+    zone = inherited.get(b"TZ")
+    for name in inherited:
+        os.unsetenv(name)
+    inherited.clear()
     for word in variables:
         name, _, value = word.partition(b"=")
-        os.environb[name] = value
+        os.putenv(name, value)
+        inherited[name] = value
     arguments = [os.fsdecode(word) for word in words]
     path = arguments[1]
     sys.argv[:] = arguments[1:]
@@ -203,7 +208,7 @@ def become(words: list[bytes], variables: list[bytes]) -> str:
     sys.path.insert(0, os.path.dirname(path))
     sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     forget_home()
-    if "time" in sys.modules:
+    if "time" in sys.modules and inherited.get(b"TZ") != zone:
         sys.modules["time"].tzset()
     loader = SourceFileLoader("__main__", path)
     sys.modules["__main__"].__dict__.update(__file__=path, __loader__=loader)
