@@ -14,6 +14,7 @@ import pytest
 
 from nsbox import RUNTIMES, detect_language
 from nsbox._languages import choose_language
+from nsbox._languages.python import _RUN, _runs_on, begins_as_python
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 RARE = frozenset({"javascript", "typescript", "rust", "cpp"})
@@ -136,12 +137,30 @@ def test_what_is_everybody_s_or_nobody_s_is_not_told(code: str) -> None:
         ("const x = 1; console.log(x)", "typescript", "typescript"),
         ("const x: number = 1; console.log(x)", "javascript", "typescript"),
         ("print('a'", "python", "python"),
+        ("\n# x\ndef f(x):\n    let y = 1;\n    console.log(y);\n    return y;\n", "python", "python"),  # its first line
+        ("from math import sqrt\nconst x = sqrt(2);\nconsole.log(x);\n", "python", "python"),
+        ("const f = 1;\ndef f(x):\nconsole.log(f);\n", "python", "javascript"),
         ("#!/bin/sh\nx = 1", "python", "bash"),
     ],
 )  # fmt: skip
 def test_the_sandbox_s_own_language_is_preferred(code: str, own: str, language: str) -> None:
     """Where a text is a program of it, too: Python that parses, C in C++, JavaScript in TypeScript."""
     assert choose_language(code, own) == language
+
+
+@pytest.mark.parametrize("language", [name for name in RUNTIMES if name != "python"])
+def test_no_other_language_begins_as_python(language: str) -> None:
+    """What is Python by its first line alone is no program of this machine's in another language."""
+    assert [code[:200] for code in installed_programs(language) if begins_as_python(code)] == []
+
+
+@pytest.mark.parametrize(
+    "run", ["-" * 99 + "1", "-" * 100 + "1", "not " * 100 + "x", "x" + ".y" * 400, "f" + "()" * 400]
+)
+def test_runs_that_take_the_parser_long_are_seen(run: str) -> None:
+    """By their pattern, which is only looked for where a text has enough of what they are made of."""
+    assert _runs_on(run) == (_RUN.search(run) is not None)
+    assert _runs_on(run) == (run != "-" * 99 + "1")
 
 
 def test_anything_is_answered() -> None:
