@@ -78,7 +78,7 @@ class Leaving:
         self._kept = tuple(getattr(sys, name, None) for name in SPECIAL)
 
     def leave_early(self) -> None:
-        """`leave`, where the interpreter would do nothing but call it, and copy 40 pages on its way there (measured)."""
+        """`leave`, where the interpreter would do nothing but call it, and copy 40 pages on its way (measured)."""
         if self._count() == 1 and "threading" not in self._sys.modules and self._is_registered():
             self.leave()
 

@@ -1,13 +1,19 @@
 """What goes in and comes out: complete, bounded, whatever the program does with it."""
 
+import os
+import socket
+import threading
+import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import nsbox
 from nsbox import Verdict
+from nsbox._supervisor.pump import _Nowhere
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_cgroups]
 MIB = 1 << 20
@@ -53,6 +59,61 @@ def test_the_output_limit_is_exact() -> None:
         assert (flood.verdict, flood.signal, len(flood.stdout_bytes)) == (Verdict.OUTPUT_LIMIT, 9, MIB)
         ignoring = sandbox.shell("trap '' PIPE; while :; do head -c 100000 /dev/zero; done; exit 0")
         assert ignoring.verdict is Verdict.OUTPUT_LIMIT
+
+
+@pytest.mark.lane_unified
+def test_output_that_nobody_wants_counts_like_any_other() -> None:
+    """It is thrown away unread, to the limit and a byte beyond; who begins to listen hears what comes then."""
+    policy = nsbox.EnforcementPolicy(max_output_mb=4, max_execution_seconds=20)
+    with nsbox.Sandbox(enforcement=policy) as sandbox:
+        exact = sandbox.shell(f"head -c {2 * MIB} /dev/zero; head -c {2 * MIB} /dev/zero >&2", capture_output=False)
+        assert (exact.verdict, exact.truncated, exact.stdout_bytes) == (Verdict.OK, False, b"")
+        more = sandbox.shell(f"head -c {4 * MIB} /dev/zero; printf x >&2", capture_output=False)
+        assert (more.verdict, more.evidence["bytes_dropped"]) == (Verdict.OUTPUT_LIMIT, 1)
+        assert sandbox.run(["cat", "/dev/zero"], capture_output=False).verdict is Verdict.OUTPUT_LIMIT
+        heard: list[str] = []
+        last = threading.Event()
+
+        def hear(event: nsbox.ExecutionOutput) -> None:
+            heard.append(event.content)
+            if "said" in event.content:
+                last.set()
+
+        script = f"head -c {MIB} /dev/zero; while [ ! -e go ]; do sleep 0.01; done; echo said"
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(sandbox.shell, script, capture_output=False)
+            while sandbox.status is not nsbox.SandboxStatus.BUSY:
+                time.sleep(0.01)
+            sandbox.on(nsbox.ExecutionOutput, hear)
+            sandbox.write_file("go", b"")
+            assert running.result().verdict is Verdict.OK
+        assert last.wait(10)
+        assert "".join(heard).endswith("said\n")
+
+
+def test_what_cannot_be_moved_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """splice(2) moves what is in a pipe, and nothing else."""
+    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
+    nowhere = _Nowhere()
+    try:
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            nowhere.take(reader)
+        os.write(writer, b"x" * 5000)
+        assert nowhere.take(reader) == 5000
+        os.close(writer)
+        assert nowhere.take(reader) == 0
+        theirs.send(b"x")
+        assert nowhere.take(ours.fileno()) is None
+        assert nowhere.take(reader) is None
+        monkeypatch.setattr(os, "devnull", "/nonexistent/null")
+        assert _Nowhere().take(reader) is None
+    finally:
+        nowhere.close()
+        os.close(reader)
+        ours.close()
+        theirs.close()
 
 
 def test_bytes_that_are_no_text_come_out_as_they_are(sandbox: nsbox.Sandbox) -> None:

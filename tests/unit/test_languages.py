@@ -137,7 +137,7 @@ def test_what_is_everybody_s_or_nobody_s_is_not_told(code: str) -> None:
         ("const x = 1; console.log(x)", "typescript", "typescript"),
         ("const x: number = 1; console.log(x)", "javascript", "typescript"),
         ("print('a'", "python", "python"),
-        ("\n# x\ndef f(x):\n    let y = 1;\n    console.log(y);\n    return y;\n", "python", "python"),  # its first line
+        ("\n# x\ndef f(x):\n    let y = 1;\n    console.log(y);\n    return y;\n", "python", "python"),
         ("from math import sqrt\nconst x = sqrt(2);\nconsole.log(x);\n", "python", "python"),
         ("const f = 1;\ndef f(x):\nconsole.log(f);\n", "python", "javascript"),
         ("#!/bin/sh\nx = 1", "python", "bash"),
