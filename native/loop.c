@@ -102,6 +102,19 @@ static const struct timespec *time_left(const struct launcher *launcher, uint64_
 	return left;
 }
 
+/* Where a filter of the application's own, such as a container's, does not know epoll_pwait2(2), in whole milliseconds. */
+static int wait_for_event(const struct launcher *launcher, uint64_t farewell, struct epoll_event *event)
+{
+	struct timespec left;
+	const struct timespec *timeout = time_left(launcher, farewell, &left);
+	int ready = epoll_pwait2(launcher->epoll, event, 1, timeout, NULL);
+
+	if (ready >= 0 || (errno != ENOSYS && errno != EPERM))
+		return ready;
+	int whole_ms = !timeout ? -1 : left.tv_sec >= 60 ? 60000 : (int)(left.tv_sec * 1000 + (left.tv_nsec + 999999) / 1000000);
+	return epoll_wait(launcher->epoll, event, 1, whole_ms);
+}
+
 static void watch_for_room(struct launcher *launcher)
 {
 	struct epoll_event event = {
@@ -152,7 +165,6 @@ int run_loop(struct launcher *launcher)
 
 	for (;;) {
 		struct epoll_event event;
-		struct timespec left;
 
 		if (launcher->over && !farewell) {
 			farewell = now_ns() + FAREWELL_NS;
@@ -171,7 +183,7 @@ int run_loop(struct launcher *launcher)
 			return 0;
 		int ready = epoll_wait(launcher->epoll, &event, 1, 0);
 		if (ready == 0 && !refill(launcher))
-			ready = epoll_pwait2(launcher->epoll, &event, 1, time_left(launcher, farewell, &left), NULL);
+			ready = wait_for_event(launcher, farewell, &event);
 		if (ready == 1) {
 			struct source *source = event.data.ptr;
 			source->ready(launcher, source, event.events);

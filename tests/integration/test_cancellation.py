@@ -25,8 +25,7 @@ FIRST = {"start", "start: TEMPLATE"}
 MADE = {"start: CREATE", "reset: CREATE"}
 """What is waited for where it has not been made ahead."""
 LIVING = {
-    "run", "suspend: FREEZE", "resume: THAW", "restart: RESTART", "reset: DESTROY", "execute", "terminate",
-    "terminate: DESTROY",
+    "run", "suspend: FREEZE", "resume: THAW", "restart: RESTART", "reset: DESTROY", "execute", "terminate: DESTROY",
 }  # fmt: skip
 
 

@@ -4,14 +4,17 @@ import ctypes
 import dataclasses
 import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import psutil
 import pyseccomp
 import pytest
 from forked import in_child
 
+import nsbox
 from nsbox._cgroups import CAPABILITIES, Lack, make_tree
 from nsbox._cgroups.parents import PARENT_VARIABLE
 from nsbox._errors import ConfigError, UnsupportedHostError
@@ -54,6 +57,22 @@ def under_filter(calls: tuple[str, ...], number: int, look: Callable[[], object]
         return look()
 
     return in_child(filtered)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_a_filter_that_does_not_know_epoll_pwait2_costs_nothing_but_precision(number: int) -> None:
+    """As that of an old container's: the launcher waits, and does not spin."""
+
+    def look() -> object:
+        with nsbox.Sandbox() as sandbox:
+            verdicts = [sandbox.run(["sleep", length], timeout=0.2).verdict.value for length in ("0.01", "5")]
+            time.sleep(0.5)
+            (launcher,) = psutil.Process().children()
+            times = launcher.cpu_times()
+            return [*verdicts, launcher.name(), times.user + times.system < 0.25]
+
+    assert under_filter(("epoll_pwait2",), number, look) == ["ok", "wall_time_limit", "nsbox-launcher", True]
 
 
 @pytest.mark.lane_unified
