@@ -235,6 +235,7 @@ struct launcher {
 	uint64_t bury_at;        /* when to let go of what is in them; 0: nothing */
 	bool quiet;              /* there are cells that are to be told of before anything else is */
 	uint64_t refill_at;      /* when to make spares; 0: nothing to make */
+	uint64_t count_at;       /* when to open the counters of programs that have been started; 0: there are none */
 	uint64_t flush_at;       /* when to try again to send what could not be sent; 0: nothing */
 	uint64_t tick_at;        /* when something that could not be removed yet is tried again; 0: nothing */
 };

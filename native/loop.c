@@ -91,6 +91,8 @@ static const struct timespec *time_left(const struct launcher *launcher, uint64_
 		next = launcher->flush_at;
 	if (launcher->refill_at && launcher->refill_at < next)
 		next = launcher->refill_at;
+	if (launcher->count_at && launcher->count_at < next)
+		next = launcher->count_at;
 	if (launcher->bury_at && launcher->bury_at < next)
 		next = launcher->bury_at;
 	if (farewell && farewell < next)
@@ -137,6 +139,8 @@ static void on_time(struct launcher *launcher)
 		flush_outgoing(launcher);
 		launcher->flush_at = launcher->outgoing_first ? now + FLUSH_NS : 0;
 	}
+	if (launcher->count_at && launcher->count_at <= now)
+		tasks_open_counters(launcher);
 	graves_tick(launcher);
 	if (launcher->tick_at && launcher->tick_at <= now) {
 		launcher->tick_at = 0;
@@ -151,7 +155,6 @@ static bool refill(struct launcher *launcher)
 
 	if (!launcher->refill_at || launcher->refill_at > now || launcher->over)
 		return false;
-	tasks_open_counters(launcher);
 	if (!cells_refill(launcher))
 		launcher->refill_at = 0;
 	return true;

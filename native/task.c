@@ -181,6 +181,7 @@ void tasks_open_counters(struct launcher *launcher)
 {
 	char cell_at[CGROUP_PATH], at[CGROUP_PATH];
 
+	launcher->count_at = 0;
 	for (struct task *task = launcher->tasks; task; task = task->next) {
 		if (task->counted || !task->started_at || task->reaped)
 			continue;
@@ -243,7 +244,7 @@ void task_execute(struct launcher *launcher, const struct down *down, struct pay
 		tell_failed(launcher, DOWN_EXEC, down->id, &failure);
 		return;
 	}
-	launcher->refill_at = now_ns() + STEP_ASIDE_NS;
+	launcher->refill_at = launcher->count_at = now_ns() + STEP_ASIDE_NS;
 	task->id = down->id;
 	if (task->failure.stage)
 		task_kill(launcher, task, REASON_NONE);
