@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import termios
+import threading
 import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -43,13 +44,16 @@ class Terminal:
         """
         self._saved = termios.tcgetattr(streams.STDIN)
 
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            self._restore()
-            os.kill(os.getpid(), signal.SIGSTOP)
-
         def go_on(_number: int, _frame: FrameType | None) -> None:
             self._enter()
             resized()
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._restore()
+            # This thread takes the signal itself, and is stopped when the call returns: any other thread could take
+            # SIGCONT, and this one wait for something else by then.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+            go_on(_number, _frame)
 
         handlers = {
             signal.SIGWINCH: lambda _number, _frame: resized(),

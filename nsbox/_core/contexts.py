@@ -202,6 +202,7 @@ class Context:
         if scope.cancelled_caught:
             raise SetupError("context", errno.ETIMEDOUT, f"not ready within {_READY_SECONDS:g} s", self.language)
         if isinstance(frame, Ready):
+            await residence.settled.wait()  # the program's word may be faster than the launcher's
             return
         await residence.wait_death()
         await residence.kill(KillReason.NONE)

@@ -130,6 +130,8 @@ class Residence:
         self.failure: Exception | None = None
         self.gone: str | None = None  # why nobody may use it any more, though it may still be dying
         self.ended = trio.Event()
+        self.settled = trio.Event()
+        """It has become its program, and all that belongs to that is here; or it has ended."""
         self._first: Ends | None = None
         self._living = trio.CancelScope()
 
@@ -142,8 +144,8 @@ class Residence:
         self.failure = InvalidStateError("the supervisor has ended")
         try:
             self.outcome = await run_interactive(
-                self.cell, self.resident.order, ends.theirs, terminal=False, close_stdio=ends.give, on_start=None,
-                on_sampler=self.resident.take_sampler,
+                self.cell, self.resident.order, ends.theirs, terminal=False, close_stdio=ends.give,
+                on_start=self._started, on_sampler=self.resident.take_sampler,
             )  # fmt: skip
             self.failure = None
         except Exception as exc:  # noqa: BLE001  # it is raised where somebody waits
@@ -152,8 +154,13 @@ class Residence:
             source.close()
             ends.give()
             self.ended.set()
+            self.settled.set()
             if self._first is None:
                 ends.close()
+
+    def _started(self, pidfd: int) -> None:
+        os.close(pidfd)
+        self.settled.set()
 
     def is_first(self, ends: Ends) -> bool:
         """Whether they are those of the process that was started, whose end is the end of all of them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from probing import inside, outside
-from watching import command_line, parts_of_nsbox
+from watching import command_line, parts_of_nsbox, until
 
 import nsbox
 
@@ -44,6 +44,7 @@ def test_the_environment_of_the_caller_is_nowhere(monkeypatch: pytest.MonkeyPatc
     with nsbox.Sandbox() as sandbox:
         for user in (None, "root"):
             assert inside(sandbox, ENVIRONMENTS, user=user) == {"found": False}
+        until(lambda: sandbox.isolation["interpreter"] != "warming", "the interpreter has its own command line")
         cold = {pid for pid in parts_of_nsbox() if command_line(pid) != "nsbox-launcher interpreter"}
         assert environments(cold) == {b""}
         assert not any(b"swordfish" in one for one in environments(parts_of_nsbox()))
