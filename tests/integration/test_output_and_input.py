@@ -3,13 +3,13 @@
 import os
 import socket
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from watching import until
 
 import nsbox
 from nsbox import Verdict
@@ -82,8 +82,7 @@ def test_output_that_nobody_wants_counts_like_any_other() -> None:
         script = f"head -c {MIB} /dev/zero; while [ ! -e go ]; do sleep 0.01; done; echo said"
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(sandbox.shell, script, capture_output=False)
-            while sandbox.status is not nsbox.SandboxStatus.BUSY:
-                time.sleep(0.01)
+            until(lambda: sandbox.status is nsbox.SandboxStatus.BUSY, "the program is on its way")
             sandbox.on(nsbox.ExecutionOutput, hear)
             sandbox.write_file("go", b"")
             assert running.result().verdict is Verdict.OK
